@@ -1,0 +1,44 @@
+.PHONY: help install run test lint bench soak lock clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: $(READY)  ## set everything up in .venv
+
+$(READY): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $(READY)
+
+run: $(READY)  ## the whole service on this machine, with real servers
+	@$(BIN)/python deploy/local/run.py
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## lint, types and all tests
+	$(BIN)/python -m pytest -n 4 --dist worksteal $(TESTS)
+
+lock: $(READY)  ## compile the requirements anew
+	for each in requirements requirements-tracing requirements-dev; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url \
+	    --no-emit-find-links --universal --python-version 3.11 $$each.in -o $$each.txt || exit 1; \
+	done
+
+clean:  ## remove .venv and the local stack's data
+	rm -rf $(VENV) var
+
+bench: $(READY)  ## what an upload costs, beside others; takes a quarter of an hour
+	$(BIN)/python bench/uploads.py $(BENCH)
+	$(BIN)/python bench/stages.py
+	$(BIN)/python bench/situations.py
+
+soak: $(READY)  ## ten minutes of uploads: memory, leaks, counters
+	$(BIN)/python bench/soak.py $(SOAK)

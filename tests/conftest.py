@@ -1,0 +1,23 @@
+"""What all tests share: programs that may be missing, and no silent skips in CI."""
+
+import os
+import shutil
+
+import pytest
+
+
+def pytest_runtest_setup(item):
+    for marker in item.iter_markers("needs_program"):
+        for program in marker.args:
+            if shutil.which(program) is None:
+                pytest.skip(f"{program} is not installed (.ci/run installs it)")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With REQUIRE_ALL=1 (set by .ci/run) a test that would be skipped fails."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("REQUIRE_ALL") == "1" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
