@@ -1,0 +1,339 @@
+"""Every setting: its variable, its default, its form and its check, in one place.
+
+``Config.from_env()`` reads the environment and names every mistake at once.
+The table in the README is compared with this module by a test.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+MAX_FILE_SIZE = 15 * 1024 * 1024
+"""Bytes of the largest file that is accepted (the specification's 15 MB)."""
+
+_PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_RATE = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour|day)\s*", re.ASCII | re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """One or more settings are wrong; the message names all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``limit`` requests in any ``period`` seconds."""
+
+    limit: int
+    period: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Rate":
+        """Read ``120/minute``; ValueError when it is anything else or not positive."""
+        match = _RATE.fullmatch(text)
+        if match is None or int(match[1]) == 0:
+            raise ValueError("not a rate")
+        return cls(int(match[1]), _PERIODS[match[2].lower()])
+
+    @property
+    def name(self) -> str:
+        """The period's word: second, minute, hour or day."""
+        return next(name for name, seconds in _PERIODS.items() if seconds == self.period)
+
+    def __str__(self) -> str:
+        return f"{self.limit}/{self.name}"
+
+
+def _text(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value) if re.fullmatch(r"[0-9]{1,18}", value) else -1
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        number = float(value) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) else -1.0
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    return parse
+
+
+def _choice(*names: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in names:
+            raise ValueError
+        return value.lower()
+
+    return parse
+
+
+def _flag(value: str) -> bool:
+    if value.lower() in ("1", "true", "yes"):
+        return True
+    if value.lower() in ("0", "false", "no"):
+        return False
+    raise ValueError
+
+
+def _redis_url(value: str) -> str:
+    url = urlsplit(value)
+    hosts = url.netloc.rpartition("@")[2].split(",")
+    for host in hosts:
+        port = urlsplit(f"//{host}").port  # ValueError when it is no port
+        if port == 0:
+            raise ValueError
+    match url.scheme:
+        case "redis" | "rediss":
+            complete = len(hosts) == 1 and bool(url.hostname)
+            complete = complete and re.fullmatch(r"(/[0-9]*)?", url.path) is not None
+        case "unix":
+            complete = len(url.path) > 1
+        case "redis+sentinel":
+            complete = all(hosts) and re.fullmatch(r"/[^/]+(/[0-9]*)?", url.path) is not None
+        case "redis+cluster":
+            complete = all(hosts) and url.path in ("", "/", "/0")
+        case _:
+            complete = False
+    if not complete:
+        raise ValueError
+    return value
+
+
+def _endpoint(value: str) -> str:
+    url = urlsplit(value)
+    plain = url.path in ("", "/") and not (url.query or url.fragment or "@" in url.netloc)
+    if url.scheme not in ("http", "https") or not url.hostname or not plain or url.port == 0:
+        raise ValueError
+    return f"{url.scheme}://{url.netloc}"
+
+
+def _bucket(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
+        raise ValueError
+    return value
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in value.split(",") if part.strip())
+    for origin in origins:
+        url = urlsplit(origin)
+        if url.scheme not in ("http", "https") or origin != f"{url.scheme}://{url.netloc}":
+            raise ValueError
+        if not url.hostname or "@" in url.netloc or "*" in origin or url.port == 0:
+            raise ValueError
+    return origins
+
+
+def _bind(value: str) -> str:
+    if value.startswith("unix:") and len(value) > len("unix:"):
+        return value
+    url = urlsplit(f"//{value}")
+    if not url.hostname or not url.port or url.netloc != value:
+        raise ValueError
+    return value
+
+
+def _setting(
+    variable: str,
+    default: Any,
+    parse: Callable[[str], Any],
+    form: str,
+    example: str,
+    *,
+    secret: bool = False,
+) -> Any:
+    return field(
+        default=default,
+        repr=not secret,
+        metadata={
+            "variable": variable,
+            "parse": parse,
+            "form": form,
+            "example": example,
+            "secret": secret,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings, checked. Sizes are bytes, times are seconds."""
+
+    redis_url: str = _setting(
+        "REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        _redis_url,
+        "redis://, rediss://, unix://, redis+sentinel://host:port,host:port/service/db"
+        " or redis+cluster://host:port,host:port",
+        "redis://127.0.0.1:6379/0",
+        secret=True,
+    )
+    redis_tls_verify: bool = _setting(
+        "REDIS_TLS_VERIFY", True, _flag, "yes or no (no: accept any certificate)", "yes"
+    )
+    redis_timeout: float = _setting(
+        "REDIS_TIMEOUT", 0.5, _seconds(0.05, 5), "seconds a call to Redis, 0.05 to 5", "0.5"
+    )
+    s3_endpoint: str = _setting(
+        "S3_ENDPOINT",
+        "http://127.0.0.1:9000",
+        _endpoint,
+        "scheme, host and port, without a path",
+        "https://s3.eu-central-1.amazonaws.com",
+        secret=True,
+    )
+    s3_bucket: str = _setting("S3_BUCKET", "assets", _bucket, "name of a bucket", "assets")
+    s3_region: str = _setting("S3_REGION", "us-east-1", _text, "name of a region", "eu-central-1")
+    s3_access_key: str | None = _setting(
+        "S3_ACCESS_KEY", None, _text, "text, together with S3_SECRET_KEY", "uploader", secret=True
+    )
+    s3_secret_key: str | None = _setting(
+        "S3_SECRET_KEY", None, _text, "text, together with S3_ACCESS_KEY", "...", secret=True
+    )
+    s3_connect_timeout: float = _setting(
+        "S3_CONNECT_TIMEOUT", 2.0, _seconds(0.1, 10), "seconds, 0.1 to 10", "2"
+    )
+    s3_read_timeout: float = _setting(
+        "S3_READ_TIMEOUT", 7.0, _seconds(0.1, 20), "seconds, 0.1 to 20", "7"
+    )
+    s3_put_timeout: float = _setting(
+        "S3_PUT_TIMEOUT", 8.0, _seconds(0.5, 20), "seconds for a PUT with its retry, 0.5 to 20", "8"
+    )
+    rate_limit: Rate = _setting(
+        "RATE_LIMIT",
+        Rate(60, 60),
+        Rate.parse,
+        "a positive whole number per second, minute, hour or day",
+        "60/minute",
+    )
+    max_image_pixels: int = _setting(
+        "MAX_IMAGE_PIXELS",
+        100_000_000,
+        _whole(1, 10_000_000_000),
+        "whole number: width x height x frames",
+        "100000000",
+    )
+    image_check: str = _setting(
+        "IMAGE_CHECK", "decode", _choice("decode", "structure"), "decode or structure", "decode"
+    )
+    decode_pixels: int = _setting(
+        "DECODE_PIXELS",
+        50_000_000,
+        _whole(1_000_000, 10_000_000_000),
+        "whole number: pixels that a process decodes at once, from 1000000",
+        "50000000",
+    )
+    decode_wait: float = _setting(
+        "DECODE_WAIT", 5.0, _seconds(0, 15), "seconds an upload waits to be decoded, 0 to 15", "5"
+    )
+    body_timeout: float = _setting(
+        "BODY_TIMEOUT", 60.0, _seconds(1, 3600), "seconds for a whole body, 1 to 3600", "60"
+    )
+    body_memory: int = _setting(
+        "BODY_MEMORY",
+        128 * 1024 * 1024,
+        _whole(16 * 1024 * 1024, 2**40),
+        "bytes of bodies that a process holds at once, from 16777216",
+        "134217728",
+    )
+    upload_timeout: float = _setting(
+        "UPLOAD_TIMEOUT", 20.0, _seconds(1, 25), "seconds for all after the body, 1 to 25", "20"
+    )
+    sweep_interval: float = _setting(
+        "SWEEP_INTERVAL", 20.0, _seconds(0, 3600), "seconds between sweeps, 0 for none", "20"
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        "CORS_ORIGINS",
+        (),
+        _origins,
+        "origins (scheme, host and port), separated by commas",
+        "https://cms.example.org",
+    )
+    trusted_proxies: int = _setting(
+        "TRUSTED_PROXIES",
+        0,
+        _whole(0, 10),
+        "number of proxies in front whose X-Forwarded-For is believed, 0 to 10",
+        "1",
+    )
+    port: int | None = _setting("PORT", None, _whole(1, 65535), "a port, 1 to 65535", "8000")
+    bind_to: str | None = _setting("BIND", None, _bind, "host:port or unix:/path", "127.0.0.1:8000")
+    web_concurrency: int = _setting(
+        "WEB_CONCURRENCY",
+        os.cpu_count() or 1,
+        _whole(1, 1024),
+        "number of processes, 1 to 1024",
+        "2",
+    )
+    web_threads: int = _setting(
+        "WEB_THREADS", 8, _whole(1, 1024), "number of threads a process, 1 to 1024", "8"
+    )
+    log_format: str | None = _setting(
+        "LOG_FORMAT", None, _choice("json", "text"), "json or text", "json"
+    )
+    log_level: str = _setting(
+        "LOG_LEVEL",
+        "info",
+        _choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+        "info",
+    )
+    metrics_port: int | None = _setting(
+        "METRICS_PORT", None, _whole(1, 65535), "a port, 1 to 65535", "9100"
+    )
+    metrics_host: str = _setting(
+        "METRICS_HOST", "127.0.0.1", _text, "address that METRICS_PORT listens on", "127.0.0.1"
+    )
+    metrics_per_key: bool = _setting(
+        "METRICS_PER_KEY", False, _flag, "yes or no: count uploads per API key", "no"
+    )
+
+    @property
+    def bind(self) -> str:
+        """The address gunicorn listens on: ``BIND``, else all of ``PORT``, else loopback."""
+        return self.bind_to or (f"0.0.0.0:{self.port}" if self.port else "127.0.0.1:8000")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Config":
+        """Read all settings; an empty variable counts as unset.
+
+        Raises ConfigError naming every wrong variable with its form and an
+        example, and the value where it can hold no secret.
+        """
+        values: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for each in fields(cls):
+            setting = each.metadata
+            value = environ.get(setting["variable"], "").strip()
+            if not value:
+                continue
+            try:
+                values[each.name] = setting["parse"](value)
+            except ValueError:
+                shown = "the value" if setting["secret"] else repr(value)
+                mistakes.append(
+                    f"{setting['variable']}: {shown} is not valid; it must be"
+                    f" {setting['form']}, for example {setting['example']}"
+                )
+        if bool(environ.get("S3_ACCESS_KEY")) != bool(environ.get("S3_SECRET_KEY")):
+            mistakes.append(
+                "S3_ACCESS_KEY, S3_SECRET_KEY: only one of them is set; set both,"
+                " for example S3_ACCESS_KEY=uploader S3_SECRET_KEY=..., or neither"
+            )
+        if mistakes:
+            raise ConfigError("The settings are not valid:\n  " + "\n  ".join(mistakes))
+        return cls(**values)

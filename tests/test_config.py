@@ -1,0 +1,163 @@
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from app.config import Config, ConfigError, Rate
+
+
+def mistakes(**environ):
+    with pytest.raises(ConfigError) as wrong:
+        Config.from_env(environ)
+    return str(wrong.value)
+
+
+def test_the_defaults_are_those_of_the_contract():
+    config = Config.from_env({})
+    assert config.redis_url == "redis://127.0.0.1:6379/0"
+    assert config.s3_endpoint == "http://127.0.0.1:9000"
+    assert (config.s3_bucket, config.s3_region) == ("assets", "us-east-1")
+    assert config.rate_limit == Rate(60, 60)
+    assert config.max_image_pixels == 100_000_000
+    assert config.image_check == "decode"
+    assert config.cors_origins == ()
+    assert config.bind == "127.0.0.1:8000"
+    assert config.web_threads == 8
+    assert config.metrics_port is None
+
+
+def test_an_empty_variable_counts_as_unset():
+    assert Config.from_env({"PORT": "", "RATE_LIMIT": " "}) == Config.from_env({})
+
+
+def test_a_port_alone_binds_to_all_addresses():
+    assert Config.from_env({"PORT": "5000"}).bind == "0.0.0.0:5000"
+
+
+def test_bind_wins_over_port():
+    environ = {"PORT": "5000", "BIND": "unix:/run/uploader.sock"}
+    assert Config.from_env(environ).bind == "unix:/run/uploader.sock"
+
+
+def test_all_mistakes_are_named_at_once_with_form_and_example():
+    text = mistakes(PORT="x", RATE_LIMIT="lots", IMAGE_CHECK="maybe", S3_ENDPOINT="s3")
+    for variable in ("PORT", "RATE_LIMIT", "IMAGE_CHECK", "S3_ENDPOINT"):
+        assert f"\n  {variable}: " in text
+    assert "60/minute" in text
+    assert "'lots'" in text
+
+
+def test_no_secret_is_printed():
+    text = mistakes(
+        REDIS_URL="ftp://user:hunter2@host",
+        S3_ENDPOINT="http://access:hunter2@host",
+        S3_SECRET_KEY="hunter2",
+    )
+    assert "hunter2" not in text
+
+
+def test_no_secret_is_in_the_representation():
+    config = Config.from_env(
+        {
+            "REDIS_URL": "redis://:hunter2@host",
+            "S3_ACCESS_KEY": "access",
+            "S3_SECRET_KEY": "hunter2",
+        }
+    )
+    assert "hunter2" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:6379/0",
+        "redis://user:pass@host",
+        "rediss://host:6380/1",
+        "unix:///run/redis.sock",
+        "redis+sentinel://a:26379,b:26379,c:26379/main/0",
+        "redis+sentinel://:pass@a:26379/main",
+        "redis+cluster://a:7000,b:7001",
+    ],
+)
+def test_every_form_of_redis_url_is_taken(url):
+    assert Config.from_env({"REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:6379",
+        "http://host",
+        "redis://",
+        "redis://host:port",
+        "redis://host:99999",
+        "redis://a:1,b:2",
+        "redis://host/main",
+        "unix://",
+        "redis+sentinel://a:26379",
+        "redis+cluster://a:7000,",
+        "redis+cluster://a:7000/3",
+    ],
+)
+def test_other_forms_of_redis_url_are_refused(url):
+    assert "REDIS_URL" in mistakes(REDIS_URL=url)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("60/minute", Rate(60, 60)),
+        (" 5 / SECOND ", Rate(5, 1)),
+        ("1/hour", Rate(1, 3600)),
+        ("100000/Day", Rate(100_000, 86400)),
+    ],
+)
+def test_rates_are_read(text, rate):
+    assert Rate.parse(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0/minute", "maybe", "5", "/minute", "-1/minute", "5/minutes", "5/week", "1.5/hour", "٣/day"],
+)
+def test_other_rates_are_refused(text):
+    with pytest.raises(ValueError, match="not a rate"):
+        Rate.parse(text)
+
+
+def test_a_rate_is_written_as_it_is_read():
+    assert str(Rate.parse("120/minute")) == "120/minute"
+
+
+@pytest.mark.parametrize(
+    "origins", ["https://*.example.org", "*", "cms.example.org", "https://a/b"]
+)
+def test_origins_are_exact(origins):
+    assert "CORS_ORIGINS" in mistakes(CORS_ORIGINS=origins)
+
+
+def test_several_origins_are_separated_by_commas():
+    config = Config.from_env({"CORS_ORIGINS": "https://a.example, http://b.example:8080"})
+    assert config.cors_origins == ("https://a.example", "http://b.example:8080")
+
+
+def test_every_setting_has_a_variable_a_form_and_an_example_that_is_valid():
+    for each in fields(Config):
+        setting = each.metadata
+        assert setting["variable"].isupper()
+        assert setting["form"]
+        setting["parse"](setting["example"])
+
+
+def test_the_readme_has_every_setting_with_its_default_and_form():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `([A-Z_0-9]+)` \| (.*) \|$", readme, re.MULTILINE))
+    assert set(rows) == {each.metadata["variable"] for each in fields(Config)}
+    for each in fields(Config):
+        setting = each.metadata
+        default, _, form = rows[setting["variable"]].partition(" | ")
+        assert form == setting["form"]
+        if default.startswith("`"):
+            parsed = setting["parse"](default.strip("`"))
+            assert parsed == each.default
