@@ -1,0 +1,56 @@
+"""What the walks over JPEG, PNG, GIF and WebP files share: their result and their refusals.
+
+A walk follows the file's own structure to its end without building a pixel. It loops over
+blocks, never over bytes, and takes about a third of a millisecond per megabyte.
+"""
+
+from dataclasses import dataclass
+
+from app.errors import ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """What a picture is: ``width`` and ``height`` in pixels as stored, before EXIF orientation."""
+
+    format: str
+    extension: str
+    content_type: str
+    width: int
+    height: int
+    frames: int
+
+
+class Cut(ApiError):
+    """The file ends before its picture does; ``share`` of it (0 to 1) is there, where known."""
+
+    def __init__(self, kind: str, share: float | None = None) -> None:
+        if share is None or share >= 1:
+            where = f"The {kind} file ends before its picture does"
+        else:
+            where = f"The file ends after {min(max(int(share * 100), 1), 99)} % of the picture"
+        super().__init__(
+            "corrupt_image",
+            f"{where}: it was probably cut off while it was copied. Copy or export it again.",
+        )
+        self.kind = kind
+
+
+def damaged(kind: str, where: str, cause: str | None = None) -> ApiError:
+    """The refusal of a file that makes no sense at one place; ``cause`` is for the log."""
+    detail = f"The {kind} file is damaged: {where}. Export it again from the original."
+    return ApiError("corrupt_image", detail, cause=cause)
+
+
+def check_pixels(width: int, height: int, frames: int, max_pixels: int, more: str = "") -> None:
+    """Refuse too many; ``more`` says that ``frames`` is only how many were counted so far."""
+    pixels = width * height * frames
+    if pixels > max_pixels:
+        times = f" x {frames} frames{more}" if frames > 1 else ""
+        raise ApiError(
+            "too_many_pixels",
+            f"The picture has {width} x {height}{times} = {pixels:,} pixels; at most "
+            f"{max_pixels:,} are accepted. Export it smaller.",
+            limit=max_pixels,
+            actual=pixels,
+        )

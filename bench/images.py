@@ -1,0 +1,284 @@
+"""Time and peak memory of the image gate, beside Pillow's plain load().
+
+    python -m bench.images            the table of formats and sizes
+    python -m bench.images --worst    the worst pictures that are accepted, and sixteen at once
+    python -m bench.images --hostile  files that ask for too much, or lie
+    python -m bench.images --damage   how much damage in JPEG data each way of decoding finds
+
+Every figure comes from a process of its own; times are CPU time, the best of several runs.
+"""
+
+import argparse
+import io
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from app.errors import ApiError
+from app.images import ImageInspector, decode, walk
+from tests import image_corpus as corpus
+
+Image.MAX_IMAGE_PIXELS = None
+MAX_PIXELS = 100_000_000
+ROOT = Path(__file__).parent.parent
+
+
+def pillow_load(data: bytes) -> None:
+    """Decode every frame the way a program does that trusts Pillow."""
+    with Image.open(io.BytesIO(data)) as image:
+        for frame in range(getattr(image, "n_frames", 1)):
+            image.seek(frame)
+            image.load()
+
+
+def gate(data: bytes) -> None:
+    decode(data, walk(data, MAX_PIXELS))
+
+
+WAYS: dict[str, Callable[[bytes], object]] = {
+    "walk": lambda data: walk(data, MAX_PIXELS),
+    "gate": gate,
+    "load": pillow_load,
+    "idle": lambda _: None,
+}
+
+
+def pictures() -> dict[str, bytes]:
+    """The formats at a screen's, a camera's and a large camera's size."""
+    made = {}
+    for width, height in ((1200, 800), (4000, 3000), (6000, 4000)):
+        photo = corpus.photo(width, height)
+        small = photo.resize((width // 2, height // 2))
+        size = f"{width * height / 1e6:.0f} MP"
+        quarter = f"{width * height / 4e6:.1f} MP"
+        made[f"JPEG {size}"] = corpus.encode(photo, "JPEG", quality=85)
+        made[f"JPEG progressive {size}"] = corpus.encode(
+            photo, "JPEG", quality=85, progressive=True
+        )
+        made[f"PNG {quarter}"] = corpus.encode(small, "PNG", compress_level=6)
+        made[f"PNG drawing {size}"] = corpus.encode(corpus.drawing(width, height), "PNG")
+        made[f"GIF {quarter}"] = corpus.encode(small.quantize(256), "GIF")
+        made[f"WebP {size}"] = corpus.encode(photo, "WEBP", quality=80, method=0)
+        made[f"WebP lossless {quarter}"] = corpus.encode(
+            small, "WEBP", lossless=True, quality=0, method=0
+        )
+    frames = [corpus.photo(480, 320, seed=seed).quantize(128) for seed in range(20)]
+    made["GIF 20 x 0.15 MP"] = corpus.encode(
+        frames[0], "GIF", save_all=True, append_images=frames[1:]
+    )
+    return made
+
+
+def worst() -> dict[str, bytes]:
+    """Pictures of 100 megapixels, of the kinds that cost most, each within 15 MiB."""
+    photo = corpus.photo(10_000, 10_000, seed=3).resize((2500, 2500)).resize((10_000, 10_000))
+    progressive = {"quality": 30, "progressive": True}
+    frames = 200_000
+    rows = corpus.packed_rows(10_000, 10_000, bits=64, interlaced=True)
+    return {
+        "JPEG baseline": corpus.encode(photo, "JPEG", quality=30),
+        "JPEG progressive 4:2:0": corpus.encode(photo, "JPEG", **progressive),
+        "JPEG progressive 4:4:4": corpus.encode(photo, "JPEG", subsampling=0, **progressive),
+        "JPEG progressive CMYK": corpus.encode(
+            photo.convert("CMYK"), "JPEG", **progressive | {"quality": 20}
+        ),
+        "PNG interlaced, 16-bit RGBA": corpus.png_of(
+            10_000, 10_000, rows, depth=16, colour=6, interlace=1
+        ),
+        "PNG palette": corpus.encode(photo.quantize(4), "PNG"),
+        "APNG, 60,000 frames": corpus.apng(60_000, 60_000, (40, 40)),
+        "GIF": corpus.encode(photo.quantize(4), "GIF"),
+        "GIF, 800,000 frames": corpus.gif_of(11, 11, 800_000),
+        "WebP lossy": corpus.encode(photo, "WEBP", quality=30, method=0),
+        "WebP lossless": corpus.encode(
+            gradients(10_000), "WEBP", lossless=True, quality=0, method=0
+        ),
+        "WebP, 200,000 frames": corpus.webp_animation(22, 22, frames),
+    }  # fmt: skip
+
+
+def gradients(side: int) -> Image.Image:
+    """Millions of colours that are easily packed."""
+    down = Image.linear_gradient("L").resize((side, side), Image.Resampling.BICUBIC)
+    return Image.merge("RGB", (down, down.transpose(Image.Transpose.ROTATE_90), down))
+
+
+def measure(way: str, path: Path, repeats: int) -> dict[str, float]:
+    """Milliseconds and peak megabytes over the resting process, of one way with one file."""
+    command = [sys.executable, "-m", "bench.images", "--one", way, str(path), str(repeats)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    return json.loads(done.stdout)
+
+
+def one(way: str, path: Path, repeats: int) -> None:
+    data = path.read_bytes()
+    WAYS[way](corpus.encode(Image.new("RGB", (8, 8)), "PNG"))
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak, which begins as the parent's
+    resting = _peak()
+    best = float("inf")
+    error = ""
+    for _ in range(repeats):
+        start = time.process_time()
+        try:
+            WAYS[way](data)
+        except ApiError as refusal:
+            error = refusal.detail
+        best = min(best, time.process_time() - start)
+    print(json.dumps({"ms": best * 1000, "mb": _peak() - resting, "error": error}))
+
+
+def _peak() -> float:
+    """Megabytes of this process at their highest (VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1000
+
+
+def table(made: dict[str, bytes], folder: Path, repeats: int, *, load: bool) -> None:
+    head = "| picture | MB | walk, ms (per MB) | walk and decode, ms | MB of memory |"
+    print(head + (" load(), ms | MB of memory |" if load else ""))
+    print("|---|---|---|---|---|" + ("---|---|" if load else ""))
+    for name, data in made.items():
+        path = folder / "picture"
+        path.write_bytes(data)
+        size = len(data) / 1e6
+        walked, gated = measure("walk", path, repeats), measure("gate", path, repeats)
+        line = (
+            f"| {name} | {size:.2f} | {walked['ms']:.2f} ({walked['ms'] / size:.2f}) "
+            f"| {gated['ms']:.1f} | {gated['mb']:.0f} |"
+        )
+        if load:
+            loaded = measure("load", path, repeats)
+            line += f" {loaded['ms']:.1f} | {loaded['mb']:.0f} |"
+        print(line + f" {gated['error']}".rstrip(), flush=True)
+
+
+def hostile(folder: Path) -> None:
+    print("| hostile file | MB | ms | MB of memory | answer |\n|---|---|---|---|---|")
+    made = {name: data for name, (_, data) in corpus.hostile().items()} | corpus.bombs()
+    for name, data in made.items():
+        path = folder / "picture"
+        path.write_bytes(data)
+        found = measure("gate", path, 1)
+        size = f"{len(data) / 1e6:.2f}"
+        answer = found["error"] or "accepted"
+        print(f"| {name} | {size} | {found['ms']:.0f} | {found['mb']:.0f} | {answer} |", flush=True)
+
+
+def sixteen(folder: Path, made: dict[str, bytes]) -> None:
+    """Sixteen of each of the worst at once through one inspector, each with its own buffer."""
+    print("\n| sixteen at once | s | peak memory of the process, MB | refused |\n|---|---|---|---|")
+    for name, data in made.items():
+        path = folder / "picture"
+        path.write_bytes(data)
+        command = [sys.executable, "-m", "bench.images", "--sixteen", str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+        seconds, peak, refused = json.loads(done.stdout)
+        print(f"| {name} | {seconds:.1f} | {peak:.0f} | {refused} |", flush=True)
+
+
+def sixteen_of(path: Path) -> None:
+    inspector = ImageInspector(
+        max_pixels=MAX_PIXELS, check="decode", decode_pixels=50_000_000, decode_wait=5
+    )
+    outcome: Counter[str] = Counter()
+
+    def inspect(data: bytes) -> None:
+        try:
+            inspector.inspect(data)
+            outcome["ok"] += 1
+        except ApiError as error:
+            outcome[error.code] += 1
+
+    threads = [threading.Thread(target=inspect, args=(path.read_bytes(),)) for _ in range(16)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(json.dumps([time.perf_counter() - start, _peak(), outcome.total() - outcome["ok"]]))
+
+
+def damage() -> None:
+    """How often damaged JPEG data is refused: 200 files of each kind."""
+    import simplejpeg
+
+    def refuses(check: Callable[[bytes], object], data: bytes) -> bool:
+        try:
+            check(data)
+        except Exception:  # noqa: BLE001 - any refusal counts
+            return True
+        return False
+
+    image = corpus.photo(800, 600)
+    kinds = {
+        "baseline": {},
+        "optimised": {"optimize": True},
+        "progressive": {"progressive": True},
+        "4:4:4": {"subsampling": 0},
+        "restart markers": {"restart_marker_rows": 1},
+    }
+    rng = random.Random(5)
+    print("| JPEG | damage | Pillow load() | libjpeg's warnings | the gate |")
+    print("|---|---|---|---|---|")
+    for name, options in kinds.items():
+        good = corpus.encode(image, "JPEG", quality=80, **options)
+        first = good.index(b"\xff\xda") + 20
+        for what in ("one bit flipped", "4 KiB of zeros", "cut, EOI pasted on"):
+            found: Counter[str] = Counter()
+            for _ in range(200):
+                bad = _damaged(good, what, rng, first)
+                found["load"] += refuses(pillow_load, bad)
+                found["warn"] += refuses(simplejpeg.decode_jpeg, bad)
+                found["gate"] += refuses(gate, bad)
+            shares = " | ".join(f"{found[way] / 2:.0f} %" for way in ("load", "warn", "gate"))
+            print(f"| {name} | {what} | {shares} |", flush=True)
+
+
+def _damaged(good: bytes, what: str, rng: random.Random, first: int) -> bytes:
+    bad = bytearray(good)
+    at = rng.randrange(first, len(good) - 4200)
+    if what == "one bit flipped":
+        bad[at] ^= 1 << rng.randrange(8)
+    elif what == "4 KiB of zeros":
+        bad[at : at + 4096] = bytes(4096)
+    else:
+        bad[at:] = b"\xff\xd9"
+    return bytes(bad)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worst", action="store_true")
+    parser.add_argument("--damage", action="store_true")
+    parser.add_argument("--hostile", action="store_true")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--sixteen", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.one:
+        one(asked.one[0], Path(asked.one[1]), int(asked.one[2]))
+    elif asked.sixteen:
+        sixteen_of(asked.sixteen)
+    elif asked.damage:
+        damage()
+    elif asked.hostile:
+        with tempfile.TemporaryDirectory() as folder:
+            hostile(Path(folder))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            made = worst() if asked.worst else pictures()
+            table(made, Path(folder), 1 if asked.worst else 5, load=not asked.worst)
+            if asked.worst:
+                sixteen(Path(folder), made)
+
+
+if __name__ == "__main__":
+    main()

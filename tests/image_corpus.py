@@ -1,0 +1,451 @@
+"""Pictures for tests and benchmarks: valid ones of every accepted kind, and hostile ones.
+
+Everything is generated from seeds, so that nothing has to be shipped; the five JPEGs that no
+Python library writes (arithmetic coding, rare samplings) are our own, made with cjpeg.
+"""
+
+import base64
+import io
+import itertools
+import random
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, PngImagePlugin
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A valid file: the picture ends at ``end``, what follows are bytes after the end."""
+
+    name: str
+    data: bytes
+    format: str
+    size: tuple[int, int]
+    frames: int
+    end: int
+
+
+def valid() -> list[Sample]:
+    """All valid files, small: a few hundred kilobytes at most, most of them a few."""
+    return [*jpegs(), *pngs(), *apngs(), *gifs(), *webps()]
+
+
+def photo(width: int, height: int, mode: str = "RGB", seed: int = 1) -> Image.Image:
+    """A picture with soft shapes and some grain, as photos have."""
+    rng = random.Random(seed)
+    grid = max(width // 16, 2), max(height // 16, 2)
+    soft = Image.frombytes("RGB", grid, rng.randbytes(grid[0] * grid[1] * 3))
+    image = soft.resize((width, height), Image.Resampling.BICUBIC)
+    grain = Image.effect_noise((width, height), 12).convert("RGB")
+    return Image.blend(image, grain, 0.1).convert(mode)
+
+
+def drawing(width: int, height: int, mode: str = "RGBA", step: int = 0) -> Image.Image:
+    """Flat shapes, partly transparent where the mode has it."""
+    image = Image.new("RGBA", (width, height), (250, 250, 240, 255))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((step, step, width // 2 + step, height // 2 + step), fill=(200, 30, 30, 128))
+    pen.rectangle((width // 3, height // 3, width, height), fill=(20, 60, 200, 255))
+    return image.convert(mode)
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    """The bytes of a file that Pillow writes."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def _sample(name, data, kind, size, frames=1, tail=b"") -> Sample:
+    return Sample(f"{kind}-{name}", data + tail, kind, size, frames, len(data))
+
+
+# JPEG
+
+_CJPEG = {
+    "arithmetic": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABsSFBcUERsXFhceHBsgKEIrKCUlKFE6PTBCYFVlZF9VXVtqeJmBanGQ"
+        "c1tdhbWGkJ6jq62rZ4C8ybqmx5moq6T/2wBDARweHigjKE4rK06kbl1upKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSk"
+        "pKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKT/yQARCAAgACgDASIAAhEBAxEB/8wACgAQEAUBEBEF/9oADAMBAAIR"
+        "AxEAPwB6SO1Cleyq83FOhFnlX6eQAyoNedLVzomATgdFW4Bk0i4X+ZrjBaAn9qzVxF46+zNtbKymvxLpjEopKASq"
+        "ZkZIJKyAAfQuzwbupQiIdinHmomVJt90qKsfDwicyMjPkJOIwkon9PtboJTtn1UzCBd571SErbDd1CY8KXUjseIg"
+        "/9k="
+    ),
+    "arithmetic-progressive": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABsSFBcUERsXFhceHBsgKEIrKCUlKFE6PTBCYFVlZF9VXVtqeJmBanGQ"
+        "c1tdhbWGkJ6jq62rZ4C8ybqmx5moq6T/2wBDARweHigjKE4rK06kbl1upKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSk"
+        "pKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKT/ygARCAAgACgDASIAAhEBAxEB/8wABgAQARD/2gAMAwEAAhADEAAA"
+        "AQL4DJT/zAAEEAX/2gAIAQEAAQUCsP/MAAQRBf/aAAgBAwEBPwHA/8wABBEF/9oACAECAQE/AcD/zAAEEAX/2gAI"
+        "AQEABj8CsP/MAAQQBf/aAAgBAQABPyH2auPfpiT30TX0Zp4/RrMYbSD/2gAMAwEAAgADAAAAEAhHImyg/8wABBEF"
+        "/9oACAEDAQE/EPM8PO7A/8wABBEF/9oACAECAQE/EBhd4P/MAAQQBf/aAAgBAQABPxAkvt23A52EhyCh1jhQSPCH"
+        "zYIxdtRsCY3VPl1fIw82IwB2S2nVYwK3yxpMe4cBbQciy85At1MZeuDaCfSvE76bV5CArHZjQ1IYhf3AqG4YW1ND"
+        "umh038fzVAb/2Q=="
+    ),
+    "four-to-one-chroma": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wCDEAAoABwAHgAjAB4AGQAoACMAIQAjAC0AKwAoADAAPABkAEEAPAA3ADcA"
+        "PAB7AFgAXQBJAGQAkQCAAJkAlgCPAIAAjACKAKAAtADmAMMAoACqANoArQCKAIwAyAERAMsA2gDuAPUBAgEEAQIA"
+        "mwDBARsBLwEYAPoBLADmAP0BAgD4/9sAQwErLS08NTx2QUF2+KWMpfj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4"
+        "+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4/8EAEQgAIAAoAwFCAAIRAQMRAf/EABYAAQEBAAAAAAAAAAAAAAAAAAAB"
+        "Av/EAB4QAAMAAgIDAQAAAAAAAAAAAAABESExQVFxgZFh/8QAFQEBAQAAAAAAAAAAAAAAAAAAAAH/xAAWEQEBAQAA"
+        "AAAAAAAAAAAAAAAAESH/2gAMAwEAAhEDEQA/AD29hZWH7DqwtTkLKjFlqa6QxePIctuUEuZ8ATE2wAE/fNAAXR77"
+        "/Rd3aJFZPppXv4TMfAnLiE15F4oQ0s7AAm30ACFf/9k="
+    ),
+    "one-scan-a-component": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wCDEAAoABwAHgAjAB4AGQAoACMAIQAjAC0AKwAoADAAPABkAEEAPAA3ADcA"
+        "PAB7AFgAXQBJAGQAkQCAAJkAlgCPAIAAjACKAKAAtADmAMMAoACqANoArQCKAIwAyAERAMsA2gDuAPUBAgEEAQIA"
+        "mwDBARsBLwEYAPoBLADmAP0BAgD4/9sAQwErLS08NTx2QUF2+KWMpfj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4"
+        "+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4/8EAEQgAIAAoAwEiAAIRAQMRAf/EABYAAQEBAAAAAAAAAAAAAAAAAAAB"
+        "Av/EAB4QAAICAgMBAQAAAAAAAAAAAAERADEhQVFxkYFh/9oACAEBAAA/ABs3AyMH7BYwKW4GQjCwrMNNgjgRh67g"
+        "pt5EAbXkA/duDfP7Dt2JEGl7NB8+SUM3GUdQtlCFXcPThWeJ/8QAFQEBAQAAAAAAAAAAAAAAAAAAAAH/xAAUEQEA"
+        "AAAAAAAAAAAAAAAAAAAA/9oACAECEQA/AAAj/8QAFAEBAAAAAAAAAAAAAAAAAAAAAP/EABYRAQEBAAAAAAAAAAAA"
+        "AAAAAAAhMf/aAAgBAxEAPwAFAx//2Q=="
+    ),
+    "three-to-one-chroma": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wCDEAAoABwAHgAjAB4AGQAoACMAIQAjAC0AKwAoADAAPABkAEEAPAA3ADcA"
+        "PAB7AFgAXQBJAGQAkQCAAJkAlgCPAIAAjACKAKAAtADmAMMAoACqANoArQCKAIwAyAERAMsA2gDuAPUBAgEEAQIA"
+        "mwDBARsBLwEYAPoBLADmAP0BAgD4/9sAQwErLS08NTx2QUF2+KWMpfj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4"
+        "+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4/8EAEQgAIAAoAwExAAIRAQMRAf/EABYAAQEBAAAAAAAAAAAAAAAAAAAB"
+        "Av/EAB4QAAMAAgIDAQAAAAAAAAAAAAABESExQVFxgZFh/8QAFQEBAQAAAAAAAAAAAAAAAAAAAAH/xAAWEQEBAQAA"
+        "AAAAAAAAAAAAAAAAARH/2gAMAwEAAhEDEQA/AD29hZWH7DqwtTkAsqMTE2wIFlqa6QxePIctuUAS5nwJ++aAuaPf"
+        "f6Lu7RIrJ9CNK9/CaWdgGyGY+BOXEJryAvFE2+gQr//Z"
+    ),
+}
+_CJPEG_SIZE = (40, 32)
+
+
+def segment(marker: int, payload: bytes) -> bytes:
+    """A JPEG segment with its marker and length."""
+    return bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload
+
+
+def _with_segments(data: bytes, *segments: bytes) -> bytes:
+    return data[:2] + b"".join(segments) + data[2:]
+
+
+def jpegs() -> Iterator[Sample]:
+    for size in ((1, 1), (7, 9), (8, 8), (17, 33), (100, 3), (3, 100), (320, 200)):
+        image = photo(*size)
+        options = itertools.product((0, 1, 2), ({}, {"progressive": True}, {"optimize": True}))
+        for subsampling, extra in options:
+            name = f"{size[0]}x{size[1]}-{subsampling}-{''.join(extra)}"
+            data = encode(image, "JPEG", quality=75, subsampling=subsampling, **extra)
+            yield _sample(name, data, "JPEG", size)
+    for mode in ("L", "CMYK"):
+        for progressive in (False, True):
+            data = encode(photo(61, 47, mode), "JPEG", progressive=progressive)
+            yield _sample(f"{mode}-{progressive}", data, "JPEG", (61, 47))
+    for name, text in _CJPEG.items():
+        yield _sample(name, base64.b64decode(text), "JPEG", _CJPEG_SIZE)
+    yield from _odd_jpegs()
+
+
+def _odd_jpegs() -> Iterator[Sample]:
+    size = (160, 120)
+    image = photo(*size)
+    plain = encode(image, "JPEG")
+    cmyk = encode(photo(*size, "CMYK"), "JPEG")
+    adobe = cmyk.index(b"Adobe") + 11
+    ycck = cmyk[:adobe] + b"\2" + cmyk[adobe + 1 :]
+    profile = random.Random(2).randbytes(150_000)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    xmp = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + b"<x:xmpmeta/>" * 400)
+    thumbnail = segment(0xE1, b"Exif\0\0" + encode(photo(64, 48), "JPEG"))
+    many = [segment(0xE1, b"Exif\0\0" + bytes(65_000))] * 20
+    zeros = plain[:-2] + bytes(700) + plain[-2:]
+    yield _sample("ycck", ycck, "JPEG", size)
+    yield _sample("rgb", encode(image, "JPEG", keep_rgb=True), "JPEG", size)
+    yield _sample("icc", encode(image, "JPEG", icc_profile=profile), "JPEG", size)
+    yield _sample("exif", encode(image, "JPEG", exif=exif), "JPEG", size)
+    yield _sample("xmp", _with_segments(plain, xmp), "JPEG", size)
+    yield _sample("thumbnail", _with_segments(plain, thumbnail), "JPEG", size)
+    yield _sample("huge-exif", _with_segments(plain, *many), "JPEG", size)
+    yield _sample("comment", encode(image, "JPEG", comment=b"\xff\xd9 and so on"), "JPEG", size)
+    yield _sample("fill-bytes", plain[:2] + b"\xff" * 9 + plain[2:], "JPEG", size)
+    yield _sample("fill-before-end", plain[:-2] + b"\xff\xff\xff\xff" + plain[-1:], "JPEG", size)
+    yield _sample("stray-before-end", plain[:-2] + b"\1\2\3" + plain[-2:], "JPEG", size)
+    yield _sample("zeros-before-end", zeros, "JPEG", size)
+    yield _sample("tail", plain, "JPEG", size, tail=b"\0" * 999 + plain[:500])
+    for rows in (1, 3):
+        data = encode(image, "JPEG", restart_marker_rows=rows)
+        yield _sample(f"restart-{rows}", data, "JPEG", size)
+    data = encode(image, "JPEG", restart_marker_blocks=1, progressive=True)
+    yield _sample("restart-progressive", data, "JPEG", size)
+    mpo = encode(image, "MPO", save_all=True, append_images=[photo(*size, seed=4)])
+    first = mpo.index(b"\xff\xd9\xff\xd8") + 2
+    yield _sample("mpo", mpo[:first], "JPEG", size, tail=mpo[first:])
+
+
+# PNG
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+          (0, 1, 1, 2))  # fmt: skip
+
+
+def chunk(kind: bytes, payload: bytes = b"") -> bytes:
+    """A PNG chunk with its length and checksum."""
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(
+        ">I", zlib.crc32(kind + payload)
+    )  # fmt: skip
+
+
+def header(width: int, height: int, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
+    """An IHDR chunk."""
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
+
+
+def rows(width: int, height: int, depth: int, colour: int, interlace: int, seed: int = 1) -> bytes:
+    """Filtered rows of random samples, each with a random filter, as PNG stores them."""
+    rng = random.Random(seed)
+    bits = depth * _CHANNELS[colour]
+    out = bytearray()
+    for x, y, across, down in _ADAM7 if interlace else ((0, 0, 1, 1),):
+        wide, high = -(-(width - x) // across), -(-(height - y) // down)
+        if wide > 0 and high > 0:
+            for _ in range(high):
+                out += bytes((rng.randrange(5),)) + rng.randbytes(-(-wide * bits // 8))
+    return bytes(out)
+
+
+def png(width, height, depth=8, colour=2, interlace=0, *, pieces=1, before=b"", after=b"") -> bytes:
+    """A PNG of random samples; ``before`` and ``after`` are chunks around its image data."""
+    packed = zlib.compress(rows(width, height, depth, colour, interlace))
+    step = -(-len(packed) // pieces)
+    data = b"".join(chunk(b"IDAT", packed[i : i + step]) for i in range(0, len(packed), step))
+    palette = chunk(b"PLTE", bytes(range(3 * (1 << min(depth, 4))))) if colour == 3 else b""
+    start = SIGNATURE + header(width, height, depth, colour, interlace)
+    return start + palette + before + data + after + chunk(b"IEND")
+
+
+def pngs() -> Iterator[Sample]:
+    kinds = [(colour, depth) for colour, depths in _DEPTHS.items() for depth in depths]
+    for (colour, depth), interlace in itertools.product(kinds, (0, 1)):
+        for size in ((1, 1), (5, 3), (33, 17)):
+            name = f"{colour}-{depth}-{interlace}-{size[0]}x{size[1]}"
+            yield _sample(name, png(*size, depth, colour, interlace), "PNG", size)
+    size = (64, 48)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Title", "words " * 500, zip=True)
+    text.add_itxt("Author", "Ä" * 500, "de", "Autor", zip=True)
+    profile = random.Random(3).randbytes(60_000)
+    trns = chunk(b"tRNS", b"\0\x7f\xff")
+    yield _sample("text", encode(photo(*size), "PNG", pnginfo=text), "PNG", size)
+    yield _sample("icc", encode(photo(*size), "PNG", icc_profile=profile), "PNG", size)
+    yield _sample("transparent-palette", png(*size, 8, 3, before=trns), "PNG", size)
+    yield _sample("many-pieces", png(*size, pieces=3000), "PNG", size)
+    yield _sample("empty-piece", png(*size, before=chunk(b"IDAT")), "PNG", size)
+    yield _sample("unknown-chunk", png(*size, after=chunk(b"prVt", b"x" * 99)), "PNG", size)
+    yield _sample("tail", png(*size), "PNG", size, tail=b"after the end" * 50)
+    yield _sample("alpha", encode(drawing(*size), "PNG"), "PNG", size)
+    yield _sample("photo", encode(photo(320, 200), "PNG"), "PNG", (320, 200))
+
+
+def frame_control(sequence: int, width: int, height: int, left: int = 0, top: int = 0) -> bytes:
+    """An fcTL chunk."""
+    return chunk(b"fcTL", struct.pack(">IIIIIHHBB", sequence, width, height, left, top, 1, 9, 0, 0))
+
+
+def apng(declared: int, real: int, size=(16, 8), *, hidden: bool = False) -> bytes:
+    """An APNG that says ``declared`` frames and has ``real``; ``hidden``: after a still picture."""
+    still = zlib.compress(rows(*size, 8, 2, 0))
+    out = SIGNATURE + header(*size) + chunk(b"acTL", struct.pack(">II", declared, 0))
+    sequence = 0
+    if not hidden:
+        out += frame_control(0, *size)
+        sequence, real = 1, real - 1
+    out += chunk(b"IDAT", still)
+    part = zlib.compress(rows(8, 4, 8, 2, 0, seed=7))
+    for _ in range(real):
+        out += frame_control(sequence, 8, 4, 2, 1)
+        out += chunk(b"fdAT", struct.pack(">I", sequence + 1) + part[:9])
+        out += chunk(b"fdAT", struct.pack(">I", sequence + 2) + part[9:])
+        sequence += 3
+    return out + chunk(b"IEND")
+
+
+def apngs() -> Iterator[Sample]:
+    yield _sample("animated", apng(5, 5), "PNG", (16, 8), 5)
+    yield _sample("animated-hidden", apng(3, 3, hidden=True), "PNG", (16, 8), 3)
+    yield _sample("animated-one", apng(1, 1), "PNG", (16, 8), 1)
+    frames = [drawing(60, 40, step=i) for i in range(6)]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], duration=50)
+    yield _sample("animated-pillow", data, "PNG", (60, 40), 6)
+
+
+# GIF
+
+
+def gifs() -> Iterator[Sample]:
+    for size in ((1, 1), (3, 7), (64, 48), (200, 150)):
+        for colours in (2, 3, 16, 200, 256):
+            image = photo(*size).quantize(colours)
+            for interlace in (0, 1):
+                name = f"{size[0]}x{size[1]}-{colours}-{interlace}"
+                yield _sample(name, encode(image, "GIF", interlace=interlace), "GIF", size)
+    size = (90, 60)
+    clear = drawing(*size).convert("P")
+    plain = encode(photo(*size, "P"), "GIF")
+    yield _sample("transparent", encode(clear, "GIF", transparency=0), "GIF", size)
+    yield _sample("comment", encode(clear, "GIF", comment=b"; and , and !" * 90), "GIF", size)
+    yield _sample("stray-zero", plain[:-1] + b"\0\0;", "GIF", size)
+    yield _sample("no-canvas", plain[:6] + bytes(4) + plain[10:], "GIF", size)
+    yield _sample("tail", plain, "GIF", size, tail=b"\0" * 77)
+    frames = [drawing(*size, "RGB", step=2 * i) for i in range(8)]
+    for disposal in (0, 1, 2, 3):
+        options = {"append_images": frames[1:], "duration": 40, "loop": 0, "disposal": disposal}
+        data = encode(frames[0], "GIF", save_all=True, **options)
+        yield _sample(f"animated-{disposal}", data, "GIF", size, 8)
+    photos = [photo(*size, seed=i).quantize(64) for i in range(4)]
+    data = encode(photos[0], "GIF", save_all=True, append_images=photos[1:], optimize=False)
+    yield _sample("animated-local-palettes", data, "GIF", size, 4)
+
+
+# WebP
+
+
+def webps() -> Iterator[Sample]:
+    for size in ((1, 1), (3, 5), (16, 16), (161, 121)):
+        for lossless, alpha, method in itertools.product((False, True), (False, True), (0, 4)):
+            image = drawing(*size) if alpha else photo(*size)
+            data = encode(image, "WEBP", lossless=lossless, method=method)
+            name = f"{size[0]}x{size[1]}-{lossless}-{alpha}-{method}"
+            yield _sample(name, data, "WEBP", size)
+    size = (80, 60)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    extra = {"exif": exif, "icc_profile": random.Random(5).randbytes(9001), "xmp": b"<x/>" * 300}
+    plain = encode(photo(*size), "WEBP")
+    yield _sample("metadata", encode(photo(*size), "WEBP", **extra), "WEBP", size)
+    yield _sample("alpha-metadata", encode(drawing(*size), "WEBP", **extra), "WEBP", size)
+    yield _sample("tail", plain, "WEBP", size, tail=b"after" * 9)
+    for lossless, mixed in ((False, False), (True, False), (False, True)):
+        frames = [drawing(*size, step=2 * i) for i in range(9)]
+        options = {"lossless": lossless, "allow_mixed": mixed, "append_images": frames[1:]}
+        data = encode(frames[0], "WEBP", save_all=True, duration=40, **options)
+        yield _sample(f"animated-{lossless}-{mixed}", data, "WEBP", size, 9)
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A WebP file of these chunks."""
+    body = b"WEBP"
+    for kind, payload in chunks:
+        body += kind + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) & 1)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+# Hostile files
+
+
+def _bomb(size: int) -> bytes:
+    """``size`` zeros, deflated a thousand to one; the stream has no end."""
+    packer = zlib.compressobj(9)
+    start = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
+    piece = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return start + piece * (size >> 20)
+
+
+def bombs() -> dict[str, bytes]:
+    """Whole pictures with a gigabyte in their metadata, or behind their rows: not inflated."""
+    bomb = _bomb(1 << 30)
+    small = zlib.compress(rows(4, 4, 8, 2, 0))[:-4]
+    after = SIGNATURE + header(4, 4) + chunk(b"IDAT", small) + chunk(b"IDAT", bomb)
+    return {
+        "png-ztxt": png(8, 8, before=chunk(b"zTXt", b"Title\0\0" + bomb)),
+        "png-iccp": png(8, 8, before=chunk(b"iCCP", b"name\0\0" + bomb)),
+        "png-itxt": png(8, 8, after=chunk(b"iTXt", b"Title\0\1\0\0\0" + bomb)),
+        "png-data-behind-the-rows": png_of(4, 4, bomb),
+        "png-more-pieces-behind-the-rows": after + chunk(b"IEND"),
+    }
+
+
+def packed_rows(width: int, height: int, *, bits: int, interlaced: bool) -> bytes:
+    """The zlib stream of black rows, as small as it gets."""
+    packer = zlib.compressobj(9)
+    packed = b""
+    for x, y, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        wide, high = -(-(width - x) // across), -(-(height - y) // down)
+        row = bytes(1 + -(-wide * bits // 8))
+        packed += b"".join(packer.compress(row) for _ in range(high))
+    return packed + packer.flush()
+
+
+def png_of(width, height, packed: bytes, *, depth=8, colour=2, interlace=0) -> bytes:
+    """A PNG whose zlib stream is ``packed``, whatever that is."""
+    start = SIGNATURE + header(width, height, depth, colour, interlace)
+    return start + chunk(b"IDAT", packed) + chunk(b"IEND")
+
+
+def gif_of(width: int, height: int, frames: int, size: tuple[int, int] = (1, 1)) -> bytes:
+    """A GIF of ``frames`` equal frames of one colour on a canvas."""
+    image = encode(Image.new("L", size), "GIF")
+    colours = 3 * (2 << (image[10] & 7))
+    start = image.index(b",", 13 + colours)
+    canvas = b"GIF89a" + struct.pack("<HH", width, height) + image[10 : 13 + colours]
+    return canvas + image[start:-1] * frames + b";"
+
+
+def webp_animation(width: int, height: int, frames: int) -> bytes:
+    """A WebP animation of 1 x 1 frames on a canvas."""
+    picture = encode(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
+    frame = bytes(16) + picture
+    canvas = struct.pack("<IHBHB", 2, width - 1, 0, height - 1, 0)
+    one = b"ANMF" + struct.pack("<I", len(frame)) + frame
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + canvas + b"ANIM" + struct.pack("<IIH", 6, 0, 0)
+    body += one * frames
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def hostile() -> dict[str, tuple[str, bytes]]:
+    """Files that ask for too much or lie, with the code they are refused with."""
+    jpeg = encode(photo(64, 64), "JPEG")
+    sof = jpeg.index(b"\xff\xc0") + 5
+    sos = jpeg.index(b"\xff\xda")
+    wide = struct.pack(">HH", 65500, 65500)
+    tables = jpeg[:sof] + struct.pack(">HH", 9000, 9000) + jpeg[sof + 4 : sos]
+    scan = jpeg[sos:-2]
+    vp8l = b"\x2f" + struct.pack("<I", 16382 | 16382 << 14) + bytes(64)
+    vp8x = struct.pack("<I", 0) + b"\xff\xff\xff" * 2
+    some = apng(3, 3)
+    comments = jpeg[:2] + segment(0xFE, b"") * 3_900_000 + jpeg[2:]
+    return {
+        "jpeg-65500": ("too_many_pixels", jpeg[:sof] + wide + jpeg[sof + 4 :]),
+        "jpeg-thousand-scans": ("corrupt_image", tables + scan * 1000 + b"\xff\xd9"),
+        "jpeg-empty-scan": ("corrupt_image", tables + scan[:14] + b"\xff\xd9"),
+        "jpeg-many-comments": ("corrupt_image", comments),
+        "png-2147483647": ("too_many_pixels", png_of(2**31 - 1, 2**31 - 1, b"")),
+        "png-no-rows": ("corrupt_image", png_of(9000, 9000, zlib.compress(b""))),
+        "png-zeros-too-few": ("corrupt_image", png_of(10000, 10000, _bomb(1 << 28))),
+        "png-filters": ("corrupt_image", png_of(9, 9, zlib.compress(b"\x09" * 252))),
+        "apng-million": ("too_many_pixels", apng(1_000_000, 2)),
+        "apng-fewer": ("corrupt_image", apng(5, 4)),
+        "apng-more": ("corrupt_image", apng(2, 5)),
+        "apng-none": ("corrupt_image", apng(0, 1)),
+        "apng-out-of-sequence": (
+            "corrupt_image",
+            some.replace(frame_control(1, 8, 4, 2, 1), frame_control(9, 8, 4, 2, 1)),
+        ),
+        "apng-outside": (
+            "corrupt_image",
+            some.replace(frame_control(1, 8, 4, 2, 1), frame_control(1, 8, 4, 12, 1)),
+        ),
+        "gif-frames": ("too_many_pixels", gif_of(5000, 5000, 50_000)),
+        "gif-65535": ("too_many_pixels", gif_of(65535, 65535, 1)),
+        "gif-frame-outside": ("too_many_pixels", gif_of(1, 1, 1, (9, 9)).replace(
+            b",\0\0\0\0\x09\0\x09\0", b",\xff\xff\xff\xff\xff\xff\xff\xff")),
+        "gif-short-frame": ("corrupt_image", gif_of(9, 9, 1, (9, 9)).replace(
+            b",\0\0\0\0\x09\0\x09\0", b",\0\0\0\0\x00\x20\x00\x20")),
+        "webp-16383": ("too_many_pixels", riff((b"VP8L", vp8l))),
+        "webp-canvas": ("too_many_pixels", riff((b"VP8X", vp8x), (b"VP8L", vp8l))),
+        "webp-frames": ("too_many_pixels", webp_animation(4096, 4096, 200_000)),
+        "webp-empty-lossless": (
+            "corrupt_image",
+            riff((b"VP8L", b"\x2f" + struct.pack("<I", 9000 | 9000 << 14) + bytes(64))),
+        ),
+        "webp-no-frames": ("corrupt_image", webp_animation(64, 64, 0)),
+    }  # fmt: skip
