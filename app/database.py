@@ -1,0 +1,106 @@
+"""The Redis client: one server, Sentinel or Cluster, bounded in time.
+
+Also the one place that says which failures of Redis mean "come back later".
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis import Redis
+from redis.backoff import ConstantBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.exceptions import RedisClusterException, RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from app.config import Config
+from app.errors import unavailable
+
+
+def connect(config: Config) -> Redis:
+    """A client for ``config.redis_url``; it connects when it is first used.
+
+    Each call waits at most ``redis_timeout`` seconds and is tried twice
+    (redis-py's own defaults, 5 s and 10 retries, make a dead server cost a
+    minute). Answers are bytes.
+    """
+    url = urlsplit(config.redis_url)
+    match url.scheme:
+        case "redis+sentinel":
+            return _sentinel(url, _options(config))
+        case "redis+cluster":
+            return cast(Redis, _LazyCluster(url, _options(config)))
+        case "rediss" if not config.redis_tls_verify:
+            return Redis.from_url(
+                config.redis_url, ssl_cert_reqs="none", ssl_check_hostname=False, **_options(config)
+            )
+        case _:
+            return Redis.from_url(config.redis_url, **_options(config))
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Turn every failure of Redis into the 503 ``redis_unavailable``.
+
+    A server that answers but cannot serve (out of memory, read-only, no
+    permission, loading) is as unavailable as one that is down; so is one whose
+    answers cannot be read, for which redis-py raises ValueError.
+    """
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError, ValueError) as error:
+        raise unavailable("redis_unavailable", f"{type(error).__name__}: {error}") from error
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return {
+        "socket_timeout": config.redis_timeout,
+        "socket_connect_timeout": config.redis_timeout,
+        "retry": Retry(ConstantBackoff(0.05), 1),
+        "health_check_interval": 0,
+    }
+
+
+def _credentials(url: SplitResult) -> dict[str, str]:
+    given = {"username": url.username, "password": url.password}
+    return {name: unquote(value) for name, value in given.items() if value}
+
+
+def _hosts(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    parts = [urlsplit(f"//{host}") for host in url.netloc.rpartition("@")[2].split(",")]
+    return [(part.hostname or "localhost", part.port or default_port) for part in parts]
+
+
+def _sentinel(url: SplitResult, options: dict[str, Any]) -> Redis:
+    service, _, db = url.path.strip("/").partition("/")
+    sentinel = Sentinel(_hosts(url, 26379), **options)
+    options = options | _credentials(url)
+    master = sentinel.master_for(service, db=int(db or 0), **options)
+    return cast(Redis, master)
+
+
+class _LazyCluster:
+    """A RedisCluster that is built at its first use.
+
+    redis-py's own asks the nodes for the slots when it is constructed, and
+    the service has to start while they are down.
+    """
+
+    def __init__(self, url: SplitResult, options: dict[str, Any]) -> None:
+        self._nodes = _hosts(url, 6379)
+        self._options = options | _credentials(url)
+        self._lock = threading.Lock()
+        self._cluster: RedisCluster | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connected(), name)
+
+    def _connected(self) -> RedisCluster:
+        with self._lock:
+            if self._cluster is None:
+                nodes = [ClusterNode(*node) for node in self._nodes]
+                self._cluster = RedisCluster(startup_nodes=nodes, **self._options)
+            return self._cluster
