@@ -1,0 +1,90 @@
+"""Deleting what no 200 stands for: objects of uploads that died under way."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redis import Redis
+
+from app import journal
+from app.database import redis_errors
+from app.errors import ApiError
+from app.storage import ImageStore
+
+log = logging.getLogger("uploader.sweep")
+_EXTENSIONS = ("jpg", "png", "gif", "webp")
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep did: names looked at, objects deleted, names it could not settle."""
+
+    names: int = 0
+    deleted: int = 0
+    failed: int = 0
+
+
+def sweep(redis: Redis, store: ImageStore) -> Swept:
+    """Delete the objects of all names pending for more than a minute.
+
+    A name stays on the list for five minutes more, because a store may finish
+    a write late. Raises the 503 ``redis_unavailable``; a store that cannot be
+    reached counts as ``failed`` and the name is kept.
+    """
+    swept = Swept()
+    with redis_errors():
+        for shard, name, age in journal.claim(redis):
+            swept.names += 1
+            try:
+                swept.deleted += _delete(store, name)
+            except ApiError as error:
+                swept.failed += 1
+                log.warning("could not sweep %s: %s", name, error.cause)
+                continue
+            if age >= journal.WATCH_SECONDS:
+                journal.forget(redis, shard, name)
+    return swept
+
+
+def _delete(store: ImageStore, name: str) -> int:
+    keys = [f"uploads/{name}.{extension}" for extension in _EXTENSIONS]
+    deleted = [key for key in keys if store.delete(key)]
+    for key in deleted:
+        log.warning("deleted %s, which no answer stood for", key)
+    return len(deleted)
+
+
+class Sweeper(threading.Thread):
+    """Sweeps by itself: of all processes one takes its turn every ``interval`` seconds."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        store: ImageStore,
+        interval: float,
+        tell: Callable[[Swept], None] = lambda _: None,
+    ) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._redis = redis
+        self._store = store
+        self._interval = interval
+        self._tell = tell
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Until ``stop``; whatever fails is tried again at the next turn."""
+        while not self._ended.wait(self._interval):
+            try:
+                with redis_errors():
+                    mine = journal.turn(self._redis, int(self._interval) - 1)
+                if mine:
+                    self._tell(sweep(self._redis, self._store))
+            except ApiError as error:
+                log.warning("no sweep: %s", error.cause)
+            except Exception:
+                log.exception("no sweep")
+
+    def stop(self) -> None:
+        """End after the sweep under way."""
+        self._ended.set()
