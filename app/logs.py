@@ -1,0 +1,139 @@
+"""What is logged: one line a request, and warnings that carry the same request id.
+
+Never a query string, a header or a body: a key can only be in those.
+"""
+
+import json
+import logging
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, Response, g, has_request_context, request
+
+from app.config import Config
+
+log = logging.getLogger("uploader.requests")
+
+QUIET = ("/healthz", "/readyz")
+"""Polled all the time: told only at ``debug``."""
+
+_LONGEST_PATH = 200
+# A path is told up to anything like a query: some client encodes its question mark.
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+_NOT_IN_PATHS = re.compile(r"[?=&;#]")
+
+
+def logging_config(config: Config) -> dict[str, Any]:
+    """For ``logging.config.dictConfig``: everything on standard output, in one form."""
+    form = config.log_format or ("text" if sys.stdout.isatty() else "json")
+    level = config.log_level.upper()
+    plain = {"level": level, "handlers": ["stdout"], "propagate": False}
+    # gunicorn's own debug lines hold the path as it was sent.
+    gunicorn = plain | {"level": max("INFO", level, key=logging.getLevelName)}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": JsonFormatter if form == "json" else TextFormatter}},
+        "filters": {"request": {"()": RequestFilter}},
+        "handlers": {
+            "stdout": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": "line",
+                "filters": ["request"],
+            }
+        },
+        "root": {"level": max("WARNING", level, key=logging.getLevelName), "handlers": ["stdout"]},
+        "loggers": {"uploader": plain, "gunicorn.error": gunicorn},
+    }
+
+
+class RequestFilter(logging.Filter):
+    """Adds the id of the request during which something is logged."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Always passes."""
+        if has_request_context() and "request_id" in g:
+            record.request_id = g.request_id
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's own fields, then the request's."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id := getattr(record, "request_id", None):
+            line["request_id"] = request_id
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _encode(line)
+
+
+class TextFormatter(logging.Formatter):
+    """For people at a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time, level, message, then the fields as name=value."""
+        when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        fields = {**getattr(record, "fields", {})}
+        if request_id := getattr(record, "request_id", None):
+            fields["request_id"] = request_id
+        told = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
+        text = f"{when} {record.levelname.lower():8} {record.getMessage()}{told}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def init_app(app: Flask) -> None:
+    """Log one line a request: 404, 405 and 500 too, health checks at ``debug``."""
+    app.before_request(_start)
+    app.after_request(_line)
+
+
+def _start() -> None:
+    g.started = time.perf_counter()
+
+
+def _line(response: Response) -> Response:
+    level = logging.DEBUG if request.path in QUIET else logging.INFO
+    if log.isEnabledFor(level):
+        log.log(level, "request", extra={"fields": _fields(response)})
+    return response
+
+
+def answered(response: Response) -> int:
+    """The status for logs and metrics: 499 (as nginx has it) when the client was gone."""
+    return 499 if g.get("disconnected") else response.status_code
+
+
+def _fields(response: Response) -> dict[str, Any]:
+    image = g.get("image")
+    fields = {
+        "method": request.method,
+        "path": _NOT_IN_PATHS.split(request.path, maxsplit=1)[0][:_LONGEST_PATH],
+        "status": answered(response),
+        "code": g.get("error_code", "ok"),
+        "key_id": g.get("key_id"),
+        "client": request.remote_addr,
+        "bytes": g.get("image_size"),
+        "format": image and image.format,
+        "width": image and image.width,
+        "height": image and image.height,
+        "object_key": g.get("object_key"),
+        "trace_id": g.get("trace_id"),
+    }
+    milliseconds = {name: round(seconds * 1000, 1) for name, seconds in g.stages.items()}
+    milliseconds["total"] = round((time.perf_counter() - g.started) * 1000, 1)
+    return {name: value for name, value in fields.items() if value is not None} | {
+        "ms": milliseconds
+    }
