@@ -1,0 +1,113 @@
+"""What people see: the upload page, the API reference, and a page for addresses that are none."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
+
+blueprint = Blueprint("pages", __name__)
+
+_HERE = Path(__file__).parent
+_LANGUAGES = ("en", "de")
+_SAMPLES = (("shell", "Shell"), ("javascript", "JavaScript"), ("java", "Java"), ("swift", "Swift"))
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@blueprint.get("/")
+def upload_page() -> Response:
+    """The page that uploads pictures without a programmer."""
+    return _page("upload.html", texts=_texts())
+
+
+@blueprint.get("/docs")
+def docs() -> Response:
+    """The API reference, made from the OpenAPI description."""
+    host = request.host_url.rstrip("/")
+    samples = [(name, title, _sample(name).replace("HOST", host)) for name, title in _SAMPLES]
+    return _page(
+        "docs.html",
+        texts=_language("en"),
+        api=description(),
+        samples=samples,
+        resolve=resolve,
+        examples=_examples(),
+    )
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """The same contract as OpenAPI 3.1, with this service's own address."""
+    return jsonify({**description(), "servers": [{"url": request.host_url.rstrip("/")}]})
+
+
+@blueprint.get("/robots.txt")
+def robots() -> Response:
+    """Nothing here is for search engines."""
+    return Response("User-agent: *\nDisallow: /\n", content_type="text/plain; charset=utf-8")
+
+
+@blueprint.get("/favicon.ico")
+def favicon() -> Response:
+    """For those that ask without reading the page."""
+    return current_app.send_static_file("favicon.svg")
+
+
+def not_found_page() -> Response | None:
+    """For a person, the page of an address that is none, status 404; None for a program."""
+    best = request.accept_mimetypes.best_match(["application/problem+json", "text/html"])
+    return _page("not_found.html", texts=_texts(), status=404) if best == "text/html" else None
+
+
+@cache
+def description() -> dict[str, Any]:
+    """The OpenAPI description, read once."""
+    content: dict[str, Any] = yaml.safe_load((_HERE / "openapi.yaml").read_text("utf-8"))
+    return content
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """A node of the description, or the one that its ``$ref`` names."""
+    found: Any = description()
+    if "$ref" not in node:
+        return node
+    for name in node["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return dict(found)
+
+
+@cache
+def _examples() -> dict[str, dict[str, Any]]:
+    """An example problem document for each code."""
+    contents = [each["content"] for each in description()["components"]["responses"].values()]
+    shown = [content["application/problem+json"]["examples"] for content in contents]
+    return {code: each["value"] for examples in shown for code, each in examples.items()}
+
+
+@cache
+def _sample(name: str) -> str:
+    return (_HERE / "samples" / f"{name}.txt").read_text("utf-8")
+
+
+def _texts() -> dict[str, str]:
+    return _language(request.accept_languages.best_match(_LANGUAGES, "en") or "en")
+
+
+@cache
+def _language(name: str) -> dict[str, str]:
+    content: dict[str, str] = json.loads((_HERE / "languages" / f"{name}.json").read_text("utf-8"))
+    return content
+
+
+def _page(template: str, *, status: int = 200, **values: Any) -> Response:
+    answer = make_response(render_template(template, **values), status)
+    answer.headers["Content-Security-Policy"] = _POLICY
+    answer.headers["Referrer-Policy"] = "no-referrer"
+    answer.headers["Cache-Control"] = "no-cache"
+    answer.vary.add("Accept-Language")
+    return answer
