@@ -1,0 +1,65 @@
+"""The image upload service: ``create_app`` wires its parts and does nothing else."""
+
+from flask import Flask
+from redis import Redis
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from app import cli, cors, doctor, errors, health, logs, pages, tracing, upload
+from app.body import BufferPool, DrainBody
+from app.config import MAX_FILE_SIZE, Config
+from app.database import connect
+from app.images import ImageInspector
+from app.keys import KeyStore
+from app.service import Service
+from app.storage import ImageStore
+from app.usage import Usage
+
+__all__ = ["create_app"]
+
+
+def create_app(
+    config: Config | None = None, *, redis: Redis | None = None, store: ImageStore | None = None
+) -> Flask:
+    """The Flask application; settings from the environment unless they are given.
+
+    Raises ConfigError. Nothing is connected before the first request, so that
+    it can be made before a fork and while Redis or the store is down.
+    """
+    config = config or Config.from_env()
+    redis = redis or connect(config)
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_FILE_SIZE
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["uploader"] = Service(
+        config=config,
+        redis=redis,
+        keys=KeyStore(redis, config.rate_limit),
+        usage=Usage(),
+        store=store or ImageStore(config, headers=tracing.headers),
+        inspector=ImageInspector(
+            max_pixels=config.max_image_pixels,
+            check=config.image_check,
+            decode_pixels=config.decode_pixels,
+            decode_wait=config.decode_wait,
+        ),
+        pool=BufferPool(config.body_memory),
+        readiness=health.Readiness(),
+    )
+    logs.init_app(app)  # first, so that its line is written last
+    errors.init_app(app, not_found=pages.not_found_page)
+    tracing.init_app(app)
+    cors.init_app(app, config.cors_origins)
+    for blueprint in (upload.blueprint, health.blueprint, pages.blueprint):
+        app.register_blueprint(blueprint)
+    if config.metrics_port:
+        from app import metrics  # noqa: PLC0415 -- an installation without metrics does not pay
+
+        metrics.init_app(app, config)
+    for command in (cli.keys, cli.uploads, doctor.doctor):
+        app.cli.add_command(command)
+    app.wsgi_app = DrainBody(app.wsgi_app)  # type: ignore[method-assign]
+    if config.trusted_proxies:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=config.trusted_proxies, x_proto=config.trusted_proxies
+        )
+    return app

@@ -1,0 +1,132 @@
+"""gunicorn's settings, the same in the Procfile, in systemd and in the local stack."""
+
+import ctypes
+import gc
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+M_ARENA_MAX = -8
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+# The master imports the code and its workers share that memory. A reload (HUP)
+# evaluates this file again: then the code is to be the new one.
+for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
+    del sys.modules[name]
+
+from app.config import Config, ConfigError
+from app.logs import logging_config
+from app.sweep import Sweeper
+from app.worker import hold_signals_at_forks
+
+try:
+    settings = Config.from_env()
+except ConfigError as error:
+    sys.exit(str(error))
+
+bind = settings.bind
+workers = settings.web_concurrency
+threads = settings.web_threads
+worker_class = "app.worker.Worker"
+# A router in front keeps its connections for 90 s (Heroku): ours live longer,
+# so that it is never the server that closes one just as it is used again.
+keepalive = 95
+# Longer than the longest upload: its body, all that comes after, a lingering close.
+graceful_timeout = int(settings.body_timeout + settings.upload_timeout + 15)
+# The main thread of a worker beats every second, however long its uploads take.
+timeout = 30
+# Connections of a process: those with a thread, kept-alive ones, those that wait
+# for a request's head or for their client to close.
+worker_connections = 1000
+# X-Forwarded-* is believed as TRUSTED_PROXIES says (app/__init__.py), not here.
+forwarded_allow_ips = ""
+# A request line and headers longer than nginx takes them are refused.
+limit_request_line = 8190
+# The app writes one line a request itself, without the query string.
+accesslog = None
+logger_class = "app.worker.Logger"
+logconfig_dict = logging_config(settings)
+# No second way into the process: signals are enough.
+control_socket_disable = True
+# Off: nothing here grows with requests, and each restart would cost an import
+# and warm connections. Buffers are bounded (BODY_MEMORY) and given back.
+max_requests = 0
+# Off: each worker makes its own clients, after the fork.
+preload_app = False
+
+
+def on_starting(server):
+    """Say where images go, before anything can go wrong there; open the metrics' port."""
+    hold_signals_at_forks()
+    server.log.info("images go to bucket %s at %s", settings.s3_bucket, settings.s3_endpoint)
+    server.metrics = None
+    if settings.metrics_port:
+        # prometheus_client looks at this variable when it is imported.
+        directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="uploader-")
+        from app.metrics import Listener
+
+        try:
+            server.metrics = Listener(settings.metrics_host, settings.metrics_port, directory)
+        except OSError as error:
+            sys.exit(f"METRICS_PORT: cannot listen there: {error.strerror}")
+
+
+def share_heaps():
+    """Have the threads share two heaps of glibc's instead of one each (mallopt(3)).
+
+    A heap keeps what was freed in it, up to tens of megabytes, for the next picture: 740 MB
+    instead of 420 for progressive JPEGs of 12 megapixels.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 2)
+
+
+def when_ready(_):
+    """Keep the workers' collectors off what the master has imported: they would unshare it."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+on_reload = when_ready
+
+
+def post_fork(server, worker):
+    """Let the worker have the metrics' port, which its master holds."""
+    share_heaps()
+    worker.metrics = server.metrics
+
+
+def post_worker_init(worker):
+    """Start each process's threads: of all sweeps one takes its turn at a time."""
+    service = worker.wsgi.extensions["uploader"]
+    metrics = worker.wsgi.extensions.get("metrics")
+    if worker.metrics:
+        worker.metrics.serve()
+        metrics.watch(service)
+    if settings.sweep_interval:
+        told = [metrics.told] if metrics else []
+        Sweeper(service.redis, service.store, settings.sweep_interval, *told).start()
+    # What there is now stays for good: the collector need not look at it again.
+    gc.freeze()
+
+
+def worker_exit(_, worker):
+    """Send the traces that have not been sent yet."""
+    if worker.booted and (tracing := worker.wsgi.extensions.get("tracing")):
+        tracing.stop()
+
+
+def child_exit(server, worker):
+    """Forget what an ended worker held; what it counted stays."""
+    if server.metrics:
+        server.metrics.forget(worker.pid)
+
+
+def on_exit(server):
+    """Leave no file behind."""
+    if server.metrics:
+        server.metrics.close()

@@ -1,0 +1,494 @@
+import hashlib
+import io
+import json
+import re
+import threading
+import uuid
+from base64 import b64encode
+
+import fakeredis
+import pytest
+import urllib3
+from PIL import Image
+
+from app import create_app, storage
+from app.config import Config, Rate
+from app.errors import unavailable
+
+KEY = "k" * 64
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+RECORD = f"apikey:{DIGEST}"
+ID = DIGEST[:12]
+
+
+class MemoryStore:
+    """Keeps objects in memory; ``failure`` is raised instead of a put."""
+
+    def __init__(self):
+        self.objects = {}
+        self.failure = None
+        self.down = None
+        self.undeletable = False
+
+    def ensure_open(self):
+        if self.down:
+            raise self.down
+
+    def put(self, image, deadline):
+        if self.failure:
+            raise self.failure
+        self.objects[image.key] = (bytes(image.data), image)
+
+    def delete(self, key):
+        if self.undeletable:
+            raise unavailable("storage_unavailable", "down")
+        return self.objects.pop(key, None) is not None
+
+    def check(self):
+        return None
+
+
+@pytest.fixture
+def server():
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+def redis(server):
+    return fakeredis.FakeRedis(server=server)
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def client(redis, store):
+    redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": "uploader"})
+    config = Config(rate_limit=Rate(60, 60), log_format="json")
+    return create_app(config, redis=redis, store=store).test_client()
+
+
+def picture(kind="PNG", size=(8, 6)):
+    file = io.BytesIO()
+    Image.new("RGB", size, "teal").save(file, kind)
+    return file.getvalue()
+
+
+PNG = picture()
+
+
+def send(client, file=PNG, name="photo.png", *, fields=None, headers=(), key=KEY, part="image"):
+    body, content_type = urllib3.encode_multipart_formdata({**(fields or {}), part: (name, file)})
+    headers = {"Content-Type": content_type, **dict(headers)}
+    if key is not None:
+        headers["x-api-key"] = key
+    return client.post("/upload/image", data=body, headers=headers)
+
+
+def assert_problem(answer, status, code):
+    assert (answer.status_code, answer.json["code"]) == (status, code), answer.json
+    assert answer.content_type == "application/problem+json"
+    assert answer.json["status"] == status
+    assert answer.json["type"] == f"/docs#{code}"
+    assert answer.json["request_id"] == answer.headers["X-Request-Id"]
+    assert answer.json["title"]
+    assert len(answer.json["detail"]) > 20
+    assert KEY not in answer.text
+
+
+def under_way(redis):
+    return redis.keys("pending:*") + redis.keys("sweeping:*") + redis.keys("idempotency:*")
+
+
+def usage(redis):
+    found = {}
+    for key in redis.keys("usage:*"):
+        found |= {name.decode(): int(count) for name, count in redis.hgetall(key).items()}
+    return found
+
+
+def test_a_good_upload_answers_exactly_the_documented_body(client, store):
+    answer = send(client)
+    assert answer.status_code == 200
+    assert answer.content_type == "application/json"
+    assert list(answer.json) == ["data"]
+    assert list(answer.json["data"]) == ["key"]
+    name = re.fullmatch(r"uploads/(.*)\.png", answer.json["data"]["key"])[1]
+    assert uuid.UUID(name).version == 4
+    assert store.objects[answer.json["data"]["key"]][0] == PNG
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("WEBP", "webp")]
+)
+def test_the_bytes_decide_the_format_and_never_the_name(client, store, kind, extension):
+    answer = send(client, picture(kind), "photo.png.exe")
+    key = answer.json["data"]["key"]
+    assert key.endswith(f".{extension}")
+    assert store.objects[key][1].content_type == f"image/{kind.lower()}"
+
+
+def test_the_object_carries_its_metadata(client, store):
+    answer = send(client, name="../../etc/pass wd", headers={"X-Request-Id": "r-1"})
+    [(_, image)] = store.objects.values()
+    assert answer.headers["X-Request-Id"] == "r-1"
+    assert image.metadata == {
+        "uploaded-by": ID,
+        "request-id": "r-1",
+        "sha256": hashlib.sha256(PNG).hexdigest(),
+        "width": "8",
+        "height": "6",
+        "original-filename": "pass%20wd",
+    }
+
+
+def test_every_answer_carries_the_common_headers(client):
+    for answer in (send(client), client.get("/nothing"), send(client, key=None)):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("sent", ["a b", "x" * 129, "ü", 'a"b'])
+def test_a_request_id_that_is_not_sane_is_replaced(client, sent):
+    answer = send(client, headers={"X-Request-Id": sent})
+    assert answer.headers["X-Request-Id"] != sent
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", answer.headers["X-Request-Id"])
+
+
+def test_the_representation_comes_on_request(client):
+    answer = send(client, headers={"Prefer": "respond-async, return=representation"})
+    assert answer.headers["Preference-Applied"] == "return=representation"
+    assert answer.json["data"] == {
+        "key": answer.json["data"]["key"],
+        "content_type": "image/png",
+        "size": len(PNG),
+        "width": 8,
+        "height": 6,
+        "frames": 1,
+        "sha256": hashlib.sha256(PNG).hexdigest(),
+    }
+
+
+def test_the_minimal_answer_is_the_default(client):
+    answer = send(client, headers={"Prefer": "return=minimal"})
+    assert "Preference-Applied" not in answer.headers
+    assert list(answer.json["data"]) == ["key"]
+
+
+# Who may upload
+
+
+def test_a_key_in_the_query_is_as_good_as_in_the_header(client):
+    data = {"image": (io.BytesIO(PNG), "a.png")}
+    assert client.post(f"/upload/image?x-api-key={KEY}", data=data).status_code == 200
+
+
+def test_the_header_wins_over_the_query(client):
+    data = {"image": (io.BytesIO(PNG), "a.png")}
+    answer = client.post(f"/upload/image?x-api-key={KEY}", data=data, headers={"x-api-key": "no"})
+    assert_problem(answer, 401, "invalid_api_key")
+
+
+def test_an_empty_header_counts_as_absent(client):
+    data = {"image": (io.BytesIO(PNG), "a.png")}
+    answer = client.post(f"/upload/image?x-api-key={KEY}", data=data, headers={"x-api-key": ""})
+    assert answer.status_code == 200
+
+
+def test_without_a_key_it_is_401(client):
+    answer = send(client, key=None)
+    assert_problem(answer, 401, "missing_api_key")
+    assert answer.headers["WWW-Authenticate"] == 'ApiKey realm="uploader"'
+
+
+def test_an_unknown_key_writes_nothing(client, redis):
+    before = redis.keys()
+    assert_problem(send(client, key="nobody's"), 401, "invalid_api_key")
+    assert redis.keys() == before
+
+
+def test_a_key_without_the_role_is_403(client, redis):
+    redis.hset(RECORD, "roles", "admin, reader")
+    assert_problem(send(client), 403, "missing_role")
+    assert redis.keys("ratelimit:*") == []
+
+
+def test_over_the_rate_is_429(client, redis):
+    redis.hset(RECORD, "rate_limit", "1/hour")
+    assert send(client).status_code == 200
+    answer = send(client)
+    assert_problem(answer, 429, "rate_limited")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 3600
+    assert answer.headers["RateLimit"].startswith('"requests";r=0;t=')
+    assert usage(redis)["rate_limited"] == 1
+    assert under_way(redis) == []
+
+
+def test_the_rate_is_in_the_headers_of_accepted_and_refused_uploads(client):
+    for answer, left in ((send(client), 59), (send(client, b"text"), 58)):
+        assert answer.headers["RateLimit-Policy"] == '"requests";q=60;w=60'
+        assert answer.headers["RateLimit"].startswith(f'"requests";r={left};t=')
+
+
+def test_answers_before_the_role_check_have_no_rate_headers(client):
+    assert "RateLimit" not in send(client, key="no").headers
+
+
+# What is wrong with the request
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [
+        (b"", "empty_image"),
+        (b"hello, this is no picture at all", "unsupported_format"),
+        (PNG[:-20], "corrupt_image"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00heicmif1", "unsupported_format"),
+    ],
+)
+def test_a_file_that_is_no_whole_picture_is_400(client, redis, store, file, code):
+    assert_problem(send(client, file), 400, code)
+    assert store.objects == {}
+    assert under_way(redis) == []
+    assert usage(redis) == {"rejected": 1}
+
+
+def test_too_many_pixels_are_refused_with_the_limit(redis, store):
+    redis.hset(RECORD, mapping={"roles": "uploader"})
+    app = create_app(Config(max_image_pixels=40, log_format="json"), redis=redis, store=store)
+    answer = send(app.test_client())
+    assert_problem(answer, 400, "too_many_pixels")
+    assert (answer.json["limit"], answer.json["actual"]) == (40, 48)
+
+
+def test_a_body_that_is_no_form_is_400(client):
+    answer = client.post("/upload/image", data=PNG, headers={"x-api-key": KEY})
+    assert_problem(answer, 400, "not_multipart")
+
+
+def test_a_broken_form_is_400(client):
+    headers = {"x-api-key": KEY, "Content-Type": "multipart/form-data; boundary=b"}
+    answer = client.post("/upload/image", data=b"--b\r\nnonsense", headers=headers)
+    assert_problem(answer, 400, "malformed_multipart")
+
+
+def test_a_form_without_the_field_is_400(client):
+    assert_problem(send(client, part="picture"), 400, "missing_image")
+
+
+def test_text_in_the_field_is_400(client):
+    answer = client.post(
+        "/upload/image",
+        data={"image": "x"},
+        content_type="multipart/form-data",
+        headers={"x-api-key": KEY},
+    )
+    assert_problem(answer, 400, "missing_image")
+
+
+def test_two_images_are_400(client):
+    data = {"image": [(io.BytesIO(PNG), "a.png"), (io.BytesIO(PNG), "b.png")]}
+    answer = client.post("/upload/image", data=data, headers={"x-api-key": KEY})
+    assert_problem(answer, 400, "multiple_images")
+
+
+def test_a_file_that_is_too_large_is_413(client, redis):
+    answer = send(client, PNG + bytes(15 * 1024 * 1024 - len(PNG) + 1))
+    assert_problem(answer, 413, "file_too_large")
+    assert answer.json["limit"] == 15 * 1024 * 1024
+    assert usage(redis) == {"rejected": 1}
+
+
+def test_a_file_of_exactly_the_limit_is_taken(client):
+    assert send(client, PNG + bytes(15 * 1024 * 1024 - len(PNG))).status_code == 200
+
+
+def test_the_limit_is_flasks_own_setting(client):
+    assert client.application.config["MAX_CONTENT_LENGTH"] == 15 * 1024 * 1024
+
+
+def test_other_fields_are_ignored(client):
+    assert send(client, fields={"caption": "x", "other": ("f", b"1")}).status_code == 200
+
+
+def test_a_digest_that_matches_is_accepted(client):
+    assert send(client, fields={"sha256": hashlib.sha256(PNG).hexdigest()}).status_code == 200
+
+
+def test_a_digest_that_does_not_match_is_400(client, store):
+    assert_problem(send(client, fields={"sha256": "0" * 64}), 400, "digest_mismatch")
+    assert store.objects == {}
+
+
+def test_a_content_digest_on_the_part_is_checked(client):
+    digest = b64encode(hashlib.sha256(b"other").digest()).decode()
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n'
+        b"Content-Digest: sha-256=:" + digest.encode() + b":\r\n\r\n" + PNG + b"\r\n--b--\r\n"
+    )
+    headers = {"x-api-key": KEY, "Content-Type": "multipart/form-data; boundary=b"}
+    assert_problem(client.post("/upload/image", data=body, headers=headers), 400, "digest_mismatch")
+
+
+# Safe retries
+
+
+def test_a_repeat_answers_the_first_result_and_stores_nothing_new(client, store):
+    first = send(client, headers={"Idempotency-Key": "k1"})
+    again = send(client, headers={"Idempotency-Key": '"k1"', "Prefer": "return=representation"})
+    assert "Idempotency-Replayed" not in first.headers
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.json["data"]["key"] == first.json["data"]["key"]
+    assert again.json["data"]["width"] == 8
+    assert len(store.objects) == 1
+
+
+def test_another_file_with_the_same_key_is_422(client, store):
+    send(client, headers={"Idempotency-Key": "k1"})
+    answer = send(client, picture("GIF"), headers={"Idempotency-Key": "k1"})
+    assert_problem(answer, 422, "idempotency_mismatch")
+    assert len(store.objects) == 1
+
+
+def test_only_a_success_is_remembered(client):
+    assert send(client, b"text", headers={"Idempotency-Key": "k1"}).status_code == 400
+    answer = send(client, headers={"Idempotency-Key": "k1"})
+    assert answer.status_code == 200
+    assert "Idempotency-Replayed" not in answer.headers
+
+
+def test_a_repeat_while_the_first_is_running_is_409(client, store):
+    running, done = threading.Event(), threading.Event()
+    put = store.put
+
+    def slow_put(image, deadline):
+        running.set()
+        done.wait(5)
+        put(image, deadline)
+
+    store.put = slow_put
+    first = []
+    thread = threading.Thread(
+        target=lambda: first.append(
+            send(client.application.test_client(), headers={"Idempotency-Key": "k1"})
+        )
+    )
+    thread.start()
+    assert running.wait(5)
+    answer = send(client, headers={"Idempotency-Key": "k1"})
+    done.set()
+    thread.join()
+    assert_problem(answer, 409, "idempotency_conflict")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert first[0].status_code == 200
+
+
+@pytest.mark.parametrize("sent", ["", "x" * 256])
+def test_an_invalid_idempotency_key_is_400_and_costs_rate(client, sent):
+    answer = send(client, headers={"Idempotency-Key": sent})
+    assert_problem(answer, 400, "invalid_idempotency_key")
+    assert answer.headers["RateLimit"].startswith('"requests";r=59')
+
+
+# Failures of Redis and of the store
+
+
+def test_a_redis_that_is_down_is_503_and_never_401(client, server):
+    server.connected = False
+    answer = send(client)
+    assert_problem(answer, 503, "redis_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "RateLimit" not in answer.headers
+
+
+def test_a_store_that_refuses_is_503_and_leaves_nothing(client, redis, store):
+    store.failure = unavailable("storage_unavailable", "access denied")
+    answer = send(client, headers={"Idempotency-Key": "k1"})
+    assert_problem(answer, 503, "storage_unavailable")
+    assert answer.headers["RateLimit"]
+    assert under_way(redis) == []
+
+
+def test_a_put_of_unknown_result_is_deleted_and_left_to_the_sweep(client, redis, store):
+    store.failure = storage.Unknown("connection broken")
+    assert_problem(send(client), 503, "storage_unavailable")
+    assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
+
+
+def test_a_store_known_to_be_down_is_503_before_the_body(client, redis, store):
+    store.down = unavailable("storage_unavailable", "known to be down")
+    answer = client.post("/upload/image", data=b"never parsed", headers={"x-api-key": KEY})
+    assert_problem(answer, 503, "storage_unavailable")
+    assert under_way(redis) == []
+
+
+def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
+    client, redis, server, store
+):
+    put = store.put
+
+    def last_put(image, deadline):
+        put(image, deadline)
+        server.connected = False
+
+    store.put = last_put
+    assert_problem(send(client), 503, "redis_unavailable")
+    assert store.objects == {}
+    server.connected = True
+    assert [key.partition(b":")[0] for key in under_way(redis)] == [b"pending"]
+
+
+def test_an_unexpected_error_is_500_without_details_and_leaves_nothing(client, redis, store):
+    store.failure = RuntimeError("secret detail")
+    client.application.config["PROPAGATE_EXCEPTIONS"] = False
+    answer = send(client)
+    assert_problem(answer, 500, "internal_error")
+    assert "secret" not in answer.text
+    assert store.objects == {}
+
+
+def test_usage_counts_uploads_and_bytes(client, redis):
+    send(client)
+    send(client)
+    assert usage(redis) == {"uploads": 2, "bytes": 2 * len(PNG)}
+
+
+# Other addresses
+
+
+def test_an_unknown_address_is_404(client):
+    assert_problem(client.get("/nothing"), 404, "not_found")
+
+
+def test_another_method_is_405_with_allow(client):
+    answer = client.get("/upload/image")
+    assert_problem(answer, 405, "method_not_allowed")
+    assert "POST" in answer.headers["Allow"]
+
+
+def test_the_owner_of_a_key_can_ask_what_is_allowed(client, redis):
+    redis.hset(RECORD, mapping={"rate_limit": "2/day", "expires_at": "2099-01-31", "roles": "b a"})
+    answer = client.get("/upload/limits", headers={"x-api-key": KEY})
+    assert answer.status_code == 200
+    data = answer.json["data"]
+    names = ["id", "name", "roles", "expires_at", "rate_limit", "remaining", "reset", "formats"]
+    assert sorted(data) == sorted([*names, "max_file_size", "max_image_pixels"])
+    assert (data["id"], data["name"], data["roles"]) == (ID, "Magazine CMS", ["a", "b"])
+    assert data["expires_at"].startswith("2099-01-31T23:59:59")
+    assert (data["rate_limit"], data["remaining"]) == ("2/day", 2)
+    assert (data["max_file_size"], data["max_image_pixels"]) == (15_728_640, 100_000_000)
+    assert redis.keys("ratelimit:*") == []
+
+
+def test_limits_are_for_good_keys_only(client):
+    assert_problem(client.get("/upload/limits"), 401, "missing_api_key")
+    answer = client.get("/upload/limits", headers={"x-api-key": "no"})
+    assert_problem(answer, 401, "invalid_api_key")
+
+
+def test_a_problem_is_json_for_programs(client):
+    answer = send(client, key="no")
+    assert json.loads(answer.data)["title"]
