@@ -1,0 +1,182 @@
+"""Every command line of docs/keys.md, run by bash, against Valkey and Debian's redis-server."""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import subprocess
+
+import pytest
+import redis as redis_library
+from conftest import ROOT, Process, Valkey, servers, wait_until
+from pictures import picture
+
+PAGE = ROOT / "docs" / "keys.md"
+CONTRACT = """\
+key=$(openssl rand -hex 32)
+redis-cli HSET "apikey:$(printf %s "$key" | sha256sum | cut -d' ' -f1)" name "Magazine CMS" \
+roles "uploader"
+"""
+NEXT = "--- next line ---"
+
+
+class DebianRedis(Process):
+    """Debian's own redis-server, with nothing kept."""
+
+    def __init__(self, directory):
+        self.port = servers.free_port()
+        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory))
+        super().__init__(["redis-server", *options, "--save", ""], directory / "log")
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis_library.Redis(port=self.port)
+        wait_until(self.client.ping)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("valkey", marks=pytest.mark.needs_program("redis-cli")),
+        pytest.param("redis", marks=pytest.mark.needs_program("redis-server", "redis-cli")),
+    ]
+)
+def server(request, tmp_path):
+    server = Valkey(tmp_path / "valkey") if request.param == "valkey" else DebianRedis(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def shell(server, tmp_path):
+    """Runs lines in one bash as an administrator's: gives what each of them showed."""
+
+    def run(lines):
+        script = [redis_cli(server.port), *(f"{line}\necho '{NEXT}'" for line in lines)]
+        (tmp_path / "key.txt").write_text(secrets.token_hex(32) + "\n")
+        for part in ("app", "wsgi.py"):
+            if not (tmp_path / part).exists():
+                (tmp_path / part).symlink_to(ROOT / part)
+        done = subprocess.run(
+            ["bash", "-c", "\n".join(script)],
+            cwd=tmp_path,
+            env=os.environ
+            | {"REDIS_URL": server.url, "PATH": f"{servers.SCRIPTS}:{os.environ['PATH']}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,  # some lines of the page end with a status on purpose
+        )
+        *shown, rest = done.stdout.split(f"{NEXT}\n")
+        assert rest == ""
+        return shown
+
+    return run
+
+
+def redis_cli(port):
+    """At the server's port; as on a terminal, where its output goes to one."""
+    program = f"{shutil.which('redis-cli')} -p {port}"
+    return (
+        f'redis-cli() {{ if [ "$BASH_SUBSHELL" = 0 ]; then {program} --no-raw "$@";'
+        f' else {program} "$@"; fi; }}'
+    )
+
+
+def steps(page):
+    """The command lines of a page, each with what it is said to show."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return [(line, "".join(f"{each}\n" for each in shown)) for line, shown in found]
+
+
+def alike(text):
+    """With what is another each time (keys, ids, moments) made the same."""
+    text = re.sub(r"upl_[0-9A-Za-z]{44}", "<key>", text)
+    text = re.sub(r"\b[0-9a-f]{12}\b", "<id>", text)
+    return re.sub(r"\b\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?", "<time>", text)
+
+
+def with_usage(line):
+    """What the key of the page did today, for the lines that show it."""
+    counts = "uploads 42 bytes 88080384 rejected 3"
+    seed = f'(redis-cli HSET "usage:$id:$(date -u +%Y-%m-%d)" {counts}) > /dev/null; '
+    return seed + line if "usage" in line else line
+
+
+def test_every_line_of_the_page_runs_and_shows_what_the_page_says(shell):
+    page = steps(PAGE.read_text())
+    shown = shell([with_usage(line) for line, _ in page])
+    for (line, said), actual in zip(page, shown, strict=True):
+        assert alike(actual) == alike(said), line
+
+
+def test_the_page_has_ten_tasks_each_with_both_kinds_of_line():
+    tasks = re.split(r"^## \d+\. ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    assert len(tasks) == 10
+    for task in tasks:
+        lines = [line for line, _ in steps(task)]
+        for program in ("redis-cli", "flask keys"):
+            assert any(program in line for line in lines), (program, task)
+
+
+def test_the_page_leaves_the_records_it_says(shell, server):
+    shell([with_usage(line) for line, _ in steps(PAGE.read_text())])
+    names = set(server.client.scan_iter("apikey:*"))
+    assert all(re.fullmatch(rb"apikey:[0-9a-f]{64}", name) for name in names)
+    left = sorted(server.client.hget(name, "name").decode() for name in names)
+    assert left == ["Guest author", "Magazine CMS", "Picture desk", "Print archive", "Web shop"]
+
+
+def test_the_two_lines_of_the_contract_make_a_key_that_uploads(
+    shell, server, make_service, seaweedfs, bucket
+):
+    service = make_service(server.url, seaweedfs.settings(bucket))
+    made, key, listed = shell([CONTRACT, 'echo "$key"', "flask keys list --name Magazine"])
+    key = key.strip()
+    assert made == "(integer) 2\n"
+    assert hashlib.sha256(key.encode()).hexdigest()[:12] in listed
+    answer = service.upload(picture(), key)
+    assert answer.status == 200
+    assert answer.json()["data"]["key"].startswith("uploads/")
+
+
+def test_an_active_key_needs_no_more_memory_than_the_page_says(
+    server, make_service, seaweedfs, bucket
+):
+    service = make_service(server.url, seaweedfs.settings(bucket))
+    key = secrets.token_hex(32)
+    record = f"apikey:{hashlib.sha256(key.encode()).hexdigest()}"
+    fields = {"name": "Magazine CMS", "roles": "uploader", "rate_limit": "120/minute"}
+    server.client.hset(record, mapping={**fields, "expires_at": "2099-12-31"})
+    assert service.upload(picture(), key, Idempotency_Key="article-1234").status == 200
+    wait_until(lambda: server.client.hexists(record, "last_used_at"))
+    for prefix, most in (
+        ("apikey", 248),
+        ("ratelimit", 1608),
+        ("usage", 152),
+        ("idempotency", 408),
+    ):
+        assert f"{most:,}" in PAGE.read_text()
+        (name,) = server.client.scan_iter(f"{prefix}:*")
+        assert server.client.memory_usage(name, samples=0) <= most, name
+
+
+def test_a_key_that_flask_made_is_changed_with_redis_cli_and_the_other_way(shell, server):
+    *_, first, second = shell(
+        [
+            "id=$(flask keys create CMS --role uploader --json | cut -d'\"' -f4)",
+            'record=$(redis-cli --scan --pattern "apikey:$id*")',
+            'redis-cli HSET "$record" disabled yes rate_limit 5/day',
+            'flask keys show "$id"',
+            'flask keys enable "$id" && redis-cli HGET "$record" disabled',
+        ]
+    )
+    assert re.search(r"^state: +disabled$", first, re.MULTILINE)
+    assert re.search(r"^rate limit: +5/day$", first, re.MULTILINE)
+    assert second.splitlines()[-1] == '"0"'

@@ -1,0 +1,129 @@
+"""The shipped Redis users: the service works as its own, and can do nothing else."""
+
+import hashlib
+import io
+import re
+import secrets
+import signal
+
+import pytest
+import redis
+import servers
+from conftest import ROOT, Process, doctor, key_id, record_name, wait_until
+from PIL import Image
+from servers import free_port
+
+CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"
+
+
+class Guarded(Process):
+    """A Valkey with the shipped users, each with a password of its own."""
+
+    def __init__(self, directory):
+        self.port = free_port()
+        text = CONFIG.read_text()
+        passwords = {"admin": secrets.token_hex(8), "uploader": secrets.token_hex(8)}
+        for digit, password in zip("01", passwords.values(), strict=True):
+            assert f"#{digit * 64}" in text
+            digest = hashlib.sha256(password.encode()).hexdigest()
+            text = text.replace(f"#{digit * 64}", f"#{digest}")
+        (directory / "uploader.conf").write_text(text)
+        include = ("--include", str(directory / "uploader.conf"))
+        super().__init__(servers.valkey(directory, self.port, *include), directory / "log")
+        self.url = f"redis://uploader:{passwords['uploader']}@127.0.0.1:{self.port}/0"
+        self.admin, self.service = (
+            redis.Redis(port=self.port, username=name, password=password)
+            for name, password in passwords.items()
+        )
+        wait_until(self.admin.ping)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    server = Guarded(tmp_path_factory.mktemp("guarded"))
+    yield server
+    server.admin.close()
+    server.service.close()
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def photo():
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def key(guarded):
+    key = secrets.token_hex(32)
+    guarded.admin.hset(record_name(key), mapping={"roles": "uploader", "rate_limit": "9/minute"})
+    return key
+
+
+def test_the_service_works_with_its_rights_and_is_denied_nothing_that_counts(
+    guarded, make_service, seaweedfs, bucket, key, photo
+):
+    service = make_service(guarded.url, seaweedfs.settings(bucket), SWEEP_INTERVAL="1")
+    left_over = secrets.token_hex(8)
+    guarded.admin.zadd("pending:{0}", {left_over: 1})
+    assert service.get("/readyz").status == 200
+    assert service.get("/upload/limits", x_api_key=key).status == 401
+    assert service.get("/upload/limits", **{"x-api-key": key}).status == 200
+    repeats = [service.upload(photo, key, Idempotency_Key="k").status for _ in range(2)]
+    outcomes = [service.upload(file, key).status for file in (photo, b"nonsense", b"")]
+    assert (repeats, outcomes) == ([200, 200], [200, 400, 400])
+    assert 429 in [service.upload(photo, key).status for _ in range(6)]
+    wait_until(lambda: guarded.admin.zscore("sweeping:{0}", left_over))
+    wait_until(lambda: list(guarded.admin.scan_iter(f"usage:{key_id(key)}:*")))
+    service.signal(signal.SIGTERM)
+    assert service.popen.wait(60) == 0
+    denied = {entry["object"] for entry in guarded.admin.acl_log()}
+    assert denied <= {"client|setinfo"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "KEYS *",
+        "SCAN 0",
+        "DBSIZE",
+        "FLUSHALL",
+        "FLUSHDB",
+        "CONFIG GET *",
+        "ACL LIST",
+        "INFO",
+        "MONITOR",
+        "CLIENT LIST",
+        "SCRIPT FLUSH",
+        "FUNCTION LIST",
+        "SAVE",
+        "SHUTDOWN",
+        "SUBSCRIBE news",
+        "GET other",
+        "SET other 1",
+        "HGETALL session:1",
+        "DEL apikey:a",
+        "RENAME apikey:a apikey:b",
+        "GET ready:check",
+        "RESTORE apikey:a 0 x",
+        "EVAL redis.call('GET','other') 0",
+        "EVAL redis.call('FLUSHALL') 0",
+    ],
+)
+def test_the_services_user_can_do_nothing_else(guarded, command):
+    name, *arguments = command.split(" ")
+    with pytest.raises(redis.exceptions.ResponseError) as refused:
+        guarded.service.execute_command(name, *arguments)
+    assert re.search("permission|can't", str(refused.value).lower())
+
+
+def test_nobody_comes_in_without_a_name(guarded):
+    with redis.Redis(port=guarded.port) as nobody, pytest.raises(redis.AuthenticationError):
+        nobody.ping()
+
+
+def test_the_doctor_finds_that_the_service_may_do_all_it_needs(guarded, seaweedfs, bucket):
+    status, found = doctor(guarded.url, seaweedfs.settings(bucket))
+    assert (status, found["redis rights"]["state"]) == (0, "ok")
+    assert found["redis settings"]["found"] == "this user may not look"
