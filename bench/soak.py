@@ -1,0 +1,79 @@
+"""make soak: ten minutes of uploads; is memory flat, does anything leak, do the counters agree?"""
+
+import argparse
+import hashlib
+import random
+import sys
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import photos
+from uploads import KEY, Stack, Web, body, send
+
+CLIENTS = 4
+
+
+def main():
+    options = argparse.ArgumentParser()
+    options.add_argument("--minutes", type=float, default=10)
+    minutes = options.parse_args().minutes
+    files = [photos.save(photos.photo(*size), kind) for size, kind in CORPUS]
+    bad = files[0][: len(files[0]) // 2]
+    with tempfile.TemporaryDirectory() as name:
+        stack = Stack(Path(name))
+        web = Web(stack, "decode", Path(name))
+        try:
+            counted = usage(stack)
+            seen, samples = soak(web, [body(file) for file in (*files, bad)], minutes * 60)
+            time.sleep(1.5)
+            told = {field: count - counted.get(field, 0) for field, count in usage(stack).items()}
+        finally:
+            web.stop()
+            stack.stop()
+    print("| minute | PSS MB | RSS MB | file descriptors |\n|---|---|---|---|")
+    for minute, pss, rss, descriptors in samples:
+        print(f"| {minute:.1f} | {pss / 1e6:.0f} | {rss / 1e6:.0f} | {descriptors} |")
+    print(f"\nThe clients saw {seen}; the counters in Redis say {told}.")
+
+
+CORPUS = (((800, 600), "JPEG"), ((1600, 1200), "JPEG"), ((500, 400), "PNG"), ((800, 600), "WEBP"))
+
+
+def usage(stack):
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    client = redis.Redis(port=stack.redis_port, decode_responses=True)
+    counts = client.hgetall(f"usage:{digest[:12]}:{datetime.now(UTC):%Y-%m-%d}")
+    return {field: int(count) for field, count in counts.items()}
+
+
+def soak(web, prepared, seconds):
+    """Upload for so long; what the clients saw, and a sample of the processes every tenth."""
+    seen, lock, end = {200: 0, 400: 0}, threading.Lock(), time.monotonic() + seconds
+
+    def client(seed):
+        chance = random.Random(seed)
+        while time.monotonic() < end:
+            status = send(web.port, *chance.choice(prepared))
+            with lock:
+                seen[status] = seen.get(status, 0) + 1
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(CLIENTS)]
+    [thread.start() for thread in threads]
+    samples, start = [], time.monotonic()
+    while any(thread.is_alive() for thread in threads):
+        descriptors = sum(each.num_fds() for each in web.all())
+        samples.append(((time.monotonic() - start) / 60, *web.memory(), descriptors))
+        for thread in threads:
+            thread.join(seconds / 10 / CLIENTS)
+    return seen, samples
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Workers are killed, the store is cut, the process reloaded: no 200 is lost, nothing stays."""
+
+import os
+import random
+import signal
+import threading
+import time
+import uuid
+
+import psutil
+import pytest
+import urllib3
+from conftest import wait_until
+from pictures import padded
+from proxy import Proxy
+
+# docs/reliability.md has the figures of CHAOS_CLIENTS=16 CHAOS_UPLOADS=63.
+CLIENTS = int(os.environ.get("CHAOS_CLIENTS", "8"))
+UPLOADS = int(os.environ.get("CHAOS_UPLOADS", "8"))
+
+
+class Client(threading.Thread):
+    """Uploads pictures of its own, each until it has an answer that is final."""
+
+    def __init__(self, service, key, seed):
+        super().__init__(daemon=True)
+        self.service = service
+        self.key = key
+        self.chance = random.Random(seed)
+        self.good = {}
+        self.tries = 0
+        self.unexpected = []
+
+    def run(self):
+        for number in range(UPLOADS):
+            file = padded("PNG", self.chance.choice([6_000, 60_000, 600_000]) + number)
+            retry_key = str(uuid.uuid4())
+            stored = self.until_stored(file, retry_key)
+            if stored:
+                self.good[stored] = file
+
+    def until_stored(self, file, retry_key):
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            self.tries += 1
+            try:
+                answer = self.service.upload(file, self.key, Idempotency_Key=retry_key)
+            except urllib3.exceptions.HTTPError:
+                time.sleep(0.2)  # the worker was killed under it
+                continue
+            if answer.status == 200:
+                return answer.json()["data"]["key"]
+            if answer.status not in (409, 503):
+                self.unexpected.append((answer.status, answer.data))
+                return None
+            time.sleep(min(1, int(answer.headers["Retry-After"])))
+        self.unexpected.append("never stored")
+        return None
+
+
+def workers(service):
+    return psutil.Process(service.pid).children()
+
+
+@pytest.fixture
+def store_proxy(seaweedfs):
+    proxy = Proxy(("127.0.0.1", seaweedfs.port))
+    yield proxy
+    proxy.close()
+
+
+def test_nothing_acknowledged_is_lost_and_nothing_unknown_stays(
+    make_service, valkey, seaweedfs, store_proxy, redis_client, api_key
+):
+    bucket = seaweedfs.make_bucket("chaos")
+    settings = seaweedfs.settings(bucket) | {
+        "S3_ENDPOINT": f"http://127.0.0.1:{store_proxy.port}",
+        "SWEEP_INTERVAL": "2",
+        "UPLOAD_TIMEOUT": "10",
+    }
+    service = make_service(valkey.url, settings)
+    key = api_key()
+    clients = [Client(service, key, seed) for seed in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    chance = random.Random(4711)
+    done = {"killed": 0, "cut": 0, "reloaded": 0}
+    while any(client.is_alive() for client in clients):
+        time.sleep(1)
+        match chance.randrange(4):
+            case 0 | 1:
+                if running := workers(service):
+                    chance.choice(running).send_signal(signal.SIGKILL)
+                    done["killed"] += 1
+            case 2:
+                store_proxy.cut_after = chance.randrange(300, 300_000)
+                store_proxy.mode = chance.choice(["cut", "cut_answer"])
+                time.sleep(0.5)
+                store_proxy.mode = "pass"
+                done["cut"] += 1
+            case _:
+                service.signal(signal.SIGHUP)
+                done["reloaded"] += 1
+    for client in clients:
+        client.join()
+    assert [client.unexpected for client in clients if client.unexpected] == []
+
+    good = {stored: file for client in clients for stored, file in client.good.items()}
+    assert len(good) == CLIENTS * UPLOADS, "a retry answered another upload's result"
+    kept = seaweedfs.keys(bucket)
+    assert set(good) <= kept, "an object of a 200 is gone"
+    for stored, file in good.items():
+        assert seaweedfs.read(bucket, stored) == file
+
+    def only_known_objects():
+        unknown = {name(stored) for stored in seaweedfs.keys(bucket) - set(good)}
+        return unknown <= listed(redis_client)
+
+    wait_until(only_known_objects, 10)
+    tries = sum(client.tries for client in clients)
+    unknown = len(seaweedfs.keys(bucket)) - len(good)
+    print(f"{len(good)} uploads, {tries} tries, {done}, {unknown} objects on the sweep's list")
+    service.stop()
+
+
+def name(stored):
+    return stored.removeprefix("uploads/").rpartition(".")[0]
+
+
+def listed(redis_client):
+    found = set()
+    for pattern in ("pending:*", "sweeping:*"):
+        for key in redis_client.scan_iter(pattern):
+            found |= {each.decode() for each in redis_client.zrange(key, 0, -1)}
+    return found

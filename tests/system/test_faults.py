@@ -1,0 +1,239 @@
+"""Every way in which Redis or the store can fail: told quickly, nothing left, recovered from."""
+
+import time
+
+import pytest
+from conftest import Valkey, wait_until
+from pictures import padded, picture
+from proxy import Proxy
+
+PNG = picture()
+PHOTO = padded("PNG", 3_000_000)
+FAULTS = ("refuse", "black_hole", "delay", "throttle", "cut", "cut_answer", "garbage")
+
+
+@pytest.fixture(scope="module")
+def redis_proxy(valkey):
+    proxy = Proxy(("127.0.0.1", valkey.port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def store_proxy(seaweedfs):
+    proxy = Proxy(("127.0.0.1", seaweedfs.port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def fragile(make_service, redis_proxy, store_proxy, seaweedfs, bucket):
+    """The service with a proxy in front of each server."""
+    settings = seaweedfs.settings(bucket) | {
+        "S3_ENDPOINT": f"http://127.0.0.1:{store_proxy.port}",
+        "SWEEP_INTERVAL": "2",
+    }
+    return make_service(f"redis://127.0.0.1:{redis_proxy.port}/0", settings)
+
+
+def told(answer):
+    return answer.status, answer.json().get("code", "ok")
+
+
+def bounded(call):
+    """The result, which must come within the contract's 10 s (and a little for the machine)."""
+    start = time.monotonic()
+    result = call()
+    assert time.monotonic() - start < 12, "the client waited too long for its answer"
+    return result
+
+
+def assert_recovers(service, key, seconds=5):
+    wait_until(lambda: service.upload(PNG, key).status == 200, seconds + 3)
+
+
+def assert_nothing_is_left(seaweedfs, bucket, before, good, redis_client, seconds=30):
+    """Objects are those of 200s, or on the sweep's list."""
+
+    def settled():
+        extra = seaweedfs.keys(bucket) - before - good
+        names = {key.removeprefix("uploads/").rpartition(".")[0] for key in extra}
+        return names <= listed(redis_client)
+
+    wait_until(settled, seconds)
+
+
+def listed(redis_client):
+    found = set()
+    for pattern in ("pending:*", "sweeping:*"):
+        for key in redis_client.scan_iter(pattern):
+            found |= {name.decode() for name in redis_client.zrange(key, 0, -1)}
+    return found
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+def test_a_failing_redis_is_503_in_time_and_recovered_from(
+    fragile, redis_proxy, seaweedfs, bucket, redis_client, api_key, mode
+):
+    key = api_key()
+    assert fragile.upload(PNG, key).status == 200
+    before = seaweedfs.keys(bucket)
+    redis_proxy.cut_after = 200
+    redis_proxy.mode = mode
+    try:
+        answers = [bounded(lambda: fragile.upload(PNG, key)) for _ in range(2)]
+    finally:
+        redis_proxy.mode = "pass"
+    for answer in answers:
+        if mode == "throttle" and answer.status == 200:
+            continue  # 2 kB/s may be enough for a few hundred bytes
+        assert told(answer) == (503, "redis_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert_recovers(fragile, key)
+    good = {each.json()["data"]["key"] for each in answers if each.status == 200}
+    recovered = seaweedfs.keys(bucket)
+    assert len(recovered - before - good) <= 5
+
+
+@pytest.mark.parametrize("mode", FAULTS)
+@pytest.mark.parametrize("file", [PNG, PHOTO], ids=["small", "photo"])
+def test_a_failing_store_is_503_in_time_and_leaves_nothing(
+    fragile, store_proxy, seaweedfs, bucket, redis_client, api_key, mode, file
+):
+    key = api_key()
+    assert_recovers(fragile, key)
+    before = seaweedfs.keys(bucket)
+    store_proxy.cut_after = 1000
+    store_proxy.mode = mode
+    try:
+        answers = [bounded(lambda: fragile.upload(file, key)) for _ in range(2)]
+    finally:
+        store_proxy.mode = "pass"
+    for answer in answers:
+        if answer.status == 200:
+            assert mode in ("delay", "throttle")
+            continue
+        assert told(answer) == (503, "storage_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+    good = {each.json()["data"]["key"] for each in answers if each.status == 200}
+    assert good <= seaweedfs.keys(bucket)
+    assert_nothing_is_left(seaweedfs, bucket, before, good, redis_client)
+    assert_recovers(fragile, key)
+
+
+def test_a_put_whose_answer_is_lost_is_found_out(
+    fragile, store_proxy, seaweedfs, bucket, redis_client, api_key
+):
+    """The store takes the object, its answer never comes, then the store is back."""
+    key = api_key()
+    assert_recovers(fragile, key)
+    before = seaweedfs.keys(bucket)
+    store_proxy.mode = "cut_answer"
+    answer = fragile.upload(PNG, key)
+    store_proxy.mode = "pass"
+    assert told(answer) == (503, "storage_unavailable")
+    # the sweep deletes what the answer did not stand for
+    wait_until(lambda: seaweedfs.keys(bucket) <= before, 30)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"S3_BUCKET": "no-such-bucket"}, "no such bucket"),
+        ({"S3_SECRET_KEY": "wrong"}, "access denied"),
+        ({"S3_ACCESS_KEY": "nobody"}, "access denied"),
+    ],
+    ids=["bucket", "secret", "access key"],
+)
+def test_what_only_a_person_can_cure_is_told_loudly(
+    make_service, valkey, seaweedfs, bucket, api_key, change, cause
+):
+    service = make_service(valkey.url, seaweedfs.settings(bucket) | change, WEB_CONCURRENCY="1")
+    try:
+        assert told(service.upload(PNG, api_key())) == (503, "storage_unavailable")
+        ready = service.get("/readyz")
+        assert ready.status == 503
+        assert ready.json()["checks"] == {"redis": "ok", "storage": cause}
+        assert '"level": "critical"' in service.log
+    finally:
+        service.stop()
+
+
+def test_it_starts_and_stays_up_without_redis_and_the_store(
+    make_service, tmp_path, seaweedfs, bucket
+):
+    import servers
+
+    port = servers.free_port()
+    service = make_service(f"redis://127.0.0.1:{port}/0", seaweedfs.settings(bucket))
+    assert service.get("/healthz").status == 200
+    assert told(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
+    redis = Valkey(tmp_path / "valkey", port)
+    try:
+        wait_until(lambda: service.upload(PNG, "k" * 64).status == 401, 5)
+    finally:
+        redis.kill()
+        service.stop()
+
+
+def test_a_redis_that_is_killed_and_started_again_is_used_again(
+    make_service, tmp_path, seaweedfs, bucket
+):
+    import hashlib
+
+    options = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+    redis = Valkey(tmp_path / "valkey", options=options)
+    service = make_service(redis.url, seaweedfs.settings(bucket))
+    try:
+        record = "apikey:" + hashlib.sha256(b"k" * 64).hexdigest()
+        redis.client.hset(record, mapping={"roles": "uploader"})
+        assert service.upload(PNG, "k" * 64).status == 200
+        redis.kill()
+        assert told(bounded(lambda: service.upload(PNG, "k" * 64))) == (503, "redis_unavailable")
+        redis.start()
+        wait_until(lambda: service.upload(PNG, "k" * 64).status == 200, 10)
+    finally:
+        redis.kill()
+        service.stop()
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only", "no permission"])
+def test_a_redis_that_answers_but_cannot_serve_is_503(
+    make_service, tmp_path, seaweedfs, bucket, trouble
+):
+    import hashlib
+
+    redis = Valkey(tmp_path / "valkey")
+    service = make_service(redis.url, seaweedfs.settings(bucket), WEB_CONCURRENCY="1")
+    record = "apikey:" + hashlib.sha256(b"k" * 64).hexdigest()
+    try:
+        redis.client.hset(record, mapping={"roles": "uploader"})
+        assert service.upload(PNG, "k" * 64).status == 200
+        match trouble:
+            case "full":
+                redis.client.config_set("maxmemory", "1")
+            case "read-only":
+                redis.client.replicaof("127.0.0.1", "1")
+            case _:
+                redis.client.execute_command("ACL", "SETUSER", "default", "-@write", "-@scripting")
+        assert told(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
+        wait_until(lambda: service.get("/readyz").status == 503, 5)
+        assert service.get("/readyz").json()["checks"]["redis"] != "ok"
+    finally:
+        redis.kill()
+        service.stop()
+
+
+def test_readyz_answers_in_time_when_both_are_black_holes(
+    fragile, redis_proxy, store_proxy, api_key
+):
+    redis_proxy.mode = store_proxy.mode = "black_hole"
+    try:
+        start = time.monotonic()
+        answer = fragile.get("/readyz")
+        assert answer.status in (200, 503)  # 200 only from the cache of a second ago
+        wait_until(lambda: fragile.get("/readyz").status == 503, 8)
+        assert time.monotonic() - start < 10
+    finally:
+        redis_proxy.mode = store_proxy.mode = "pass"
+    wait_until(lambda: fragile.get("/readyz").status == 200, 8)

@@ -1,0 +1,113 @@
+"""As on several machines: services on several ports, one Redis, a store of several servers."""
+
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import servers
+import urllib3
+from conftest import Process, wait_until
+from minio import Minio
+from pictures import picture
+
+PNG = picture()
+
+
+class Weed(Process):
+    def __init__(self, directory, *arguments):
+        directory.mkdir(parents=True)
+        command = [str(servers.SCRIPTS / "weed"), "-logtostderr=true", *map(str, arguments)]
+        super().__init__(command, directory / "log")
+
+
+def listening(role, port, grpc):
+    return (role, "-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc}")
+
+
+@pytest.fixture
+def distributed(tmp_path):
+    """A master, three volume servers that keep each object twice, a filer and the S3 gateway."""
+    ports = iter([servers.free_port() for _ in range(12)])
+    master, master_grpc = next(ports), next(ports)
+    started = [
+        Weed(
+            tmp_path / "master",
+            *listening("master", master, master_grpc),
+            *(f"-mdir={tmp_path / 'master'}", "-defaultReplication=001", "-telemetry=false"),
+            *("-volumeSizeLimitMB=64", "-ip.bind=127.0.0.1"),
+        )
+    ]
+    leader = f"127.0.0.1:{master}.{master_grpc}"
+    for number in range(3):
+        directory = tmp_path / f"volume{number}"
+        started.append(
+            Weed(
+                directory,
+                *listening("volume", next(ports), next(ports)),
+                *(f"-dir={directory}", f"-master={leader}", "-max=30", "-preStopSeconds=0"),
+            )
+        )
+    filer, filer_grpc = next(ports), next(ports)
+    store = f"-defaultStoreDir={tmp_path / 'filer'}"
+    started.append(
+        Weed(
+            tmp_path / "filer",
+            *listening("filer", filer, filer_grpc),
+            *(f"-master={leader}", store),
+        )
+    )
+    access, secret = secrets.token_hex(8), secrets.token_hex(16)
+    servers.write_identities(tmp_path / "identities.json", access, secret)
+    port = next(ports)
+    started.append(
+        Weed(
+            tmp_path / "s3",
+            *("s3", f"-filer=127.0.0.1:{filer}.{filer_grpc}", f"-port={port}"),
+            *(f"-port.grpc={next(ports)}", "-ip.bind=127.0.0.1"),
+            *("-port.iceberg=0", "-port.lance=0", f"-config={tmp_path / 'identities.json'}"),
+        )
+    )
+    client = Minio(
+        endpoint=f"127.0.0.1:{port}",
+        access_key=access,
+        secret_key=secret,
+        secure=False,
+        region="us-east-1",
+        http_client=urllib3.PoolManager(timeout=10, retries=False),
+    )
+    wait_until(lambda: client.make_bucket(bucket_name="assets") or True, 60)
+    settings = {
+        "S3_ENDPOINT": f"http://127.0.0.1:{port}",
+        "S3_ACCESS_KEY": access,
+        "S3_SECRET_KEY": secret,
+    }
+    yield client, settings, started[1:4]
+    for process in started:
+        process.kill()
+
+
+def test_services_on_several_ports_share_one_redis_and_a_replicated_store(
+    make_service, valkey, distributed, api_key
+):
+    client, settings, volumes = distributed
+    services = [make_service(valkey.url, settings, WEB_CONCURRENCY="1") for _ in range(3)]
+    key = api_key(rate_limit="30/hour")
+    wait_until(lambda: services[0].upload(PNG, api_key()).status == 200, 30)
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda n: services[n % 3].upload(PNG, key), range(60)))
+    stored = [each.json()["data"]["key"] for each in answers if each.status == 200]
+    assert len(stored) == 30, "the rate is one for all of them"
+
+    first = services[0].upload(PNG, api_key_of := api_key(), Idempotency_Key="a")
+    again = services[1].upload(PNG, api_key_of, Idempotency_Key="a")
+    assert again.json() == first.json()
+
+    volumes[0].kill()
+    time.sleep(0.1)
+    for name in stored:
+        with client.get_object(bucket_name="assets", object_name=name) as answer:
+            assert answer.read() == PNG
+    wait_until(lambda: services[2].upload(PNG, api_key()).status == 200, 30)
+    for service in services:
+        service.stop()

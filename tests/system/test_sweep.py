@@ -1,0 +1,150 @@
+"""What a killed process leaves is on the sweep's list, and the sweep takes it away."""
+
+import os
+import signal
+import subprocess
+import threading
+
+import psutil
+import pytest
+import urllib3
+from conftest import ROOT, Valkey, servers, wait_until
+from pictures import padded, picture
+from proxy import Proxy
+
+PNG = picture()
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory):
+    """A server of its own: a sweep takes what other tests have left, too."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def store_proxy(seaweedfs):
+    proxy = Proxy(("127.0.0.1", seaweedfs.port))
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def service(make_service, valkey, seaweedfs, store_proxy):
+    """Without a sweep of its own, so that the test is the only one to sweep."""
+    seaweedfs.make_bucket("swept")
+    settings = seaweedfs.settings("swept") | {
+        "S3_ENDPOINT": f"http://127.0.0.1:{store_proxy.port}",
+        "SWEEP_INTERVAL": "0",
+    }
+    running = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
+    yield running
+    running.stop()
+
+
+def sweep(service):
+    """As cron does it."""
+    return subprocess.run(
+        [servers.SCRIPTS / "flask", "uploads", "sweep"],
+        cwd=ROOT,
+        env=os.environ | service.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def names(redis_client, pattern):
+    return {
+        name.decode(): key
+        for key in redis_client.scan_iter(pattern)
+        for name in redis_client.zrange(key, 0, -1)
+    }
+
+
+def test_an_upload_killed_under_way_is_swept(
+    service, store_proxy, seaweedfs, redis_client, api_key
+):
+    key = api_key()
+    stored = service.upload(PNG, key).json()["data"]["key"]
+    wait_until(lambda: stored in seaweedfs.keys("swept"))
+    before = seaweedfs.keys("swept")
+    store_proxy.mode = "delay"
+
+    def send():
+        with pytest.raises(urllib3.exceptions.HTTPError):
+            service.upload(PNG, key)
+
+    client = threading.Thread(target=send)
+    client.start()
+    wait_until(lambda: seaweedfs.keys("swept") - before, 10)
+    [worker] = psutil.Process(service.pid).children()
+    worker.send_signal(signal.SIGKILL)
+    client.join()
+    store_proxy.mode = "pass"
+
+    [orphan] = seaweedfs.keys("swept") - before
+    name = orphan.removeprefix("uploads/").removesuffix(".png")
+    listed = names(redis_client, "pending:*")
+    assert name in listed
+    young = sweep(service)
+    assert (young.returncode, orphan in seaweedfs.keys("swept")) == (0, True)
+    redis_client.zincrby(listed[name], -61, name)  # a minute later
+    done = sweep(service)
+    assert "1 objects deleted" in done.stdout
+    assert seaweedfs.keys("swept") == before
+    assert name in names(redis_client, "sweeping:*"), "a store may finish a write late"
+    redis_client.zincrby(names(redis_client, "sweeping:*")[name], -301, name)
+    assert sweep(service).returncode == 0
+    assert name not in names(redis_client, "sweeping:*")
+
+
+def test_a_sweep_without_the_store_keeps_its_list_and_says_so(
+    service, store_proxy, redis_client, api_key
+):
+    redis_client.flushall()
+    redis_client.zadd("sweeping:{f}", {"00000000-0000-4000-8000-000000000000": 1})
+    store_proxy.mode = "refuse"
+    ended = sweep(service)
+    store_proxy.mode = "pass"
+    assert ended.returncode == 1
+    assert "1 failed" in ended.stdout
+    assert redis_client.zcard("sweeping:{f}") == 1
+    assert sweep(service).returncode == 0
+    assert redis_client.zcard("sweeping:{f}") == 0
+
+
+def test_a_sweep_without_redis_is_one_line_and_no_traceback(service):
+    service.environ["REDIS_URL"] = f"redis://127.0.0.1:{servers.free_port()}/0"
+    ended = sweep(service)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_more_bodies_than_there_is_memory_for_are_503_at_once(
+    make_service, valkey, seaweedfs, api_key
+):
+    small = {"BODY_MEMORY": "16777216", "WEB_CONCURRENCY": "1"}
+    settings = seaweedfs.settings(seaweedfs.make_bucket("swept"))
+    service = make_service(valkey.url, settings, **small)
+    key = api_key()
+    file = padded("PNG", 9_000_000)
+    answers = []
+
+    def send():
+        answers.append(service.upload(file, key))
+
+    clients = [threading.Thread(target=send) for _ in range(8)]
+    [client.start() for client in clients]
+    [client.join() for client in clients]
+    refused = [answer for answer in answers if answer.status != 200]
+    assert len(refused) < 8
+    for answer in refused:
+        assert (answer.status, answer.json()["code"]) == (503, "overloaded")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "RateLimit" in answer.headers
+    assert service.upload(file, key).status == 200
+    service.stop()
