@@ -1,0 +1,104 @@
+"""The real nginx with the shipped site, on free ports and with a certificate of its own."""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from pathlib import Path
+
+import urllib3
+from conftest import ROOT, Process, wait_until
+from servers import free_port
+
+SITE = ROOT / "deploy" / "nginx" / "uploader.conf"
+
+MAIN = """
+{user}
+daemon off;
+pid {directory}/pid;
+error_log {directory}/main.error.log info;
+worker_processes 2;
+worker_rlimit_nofile 4096;
+events {{ worker_connections 1024; }}
+http {{
+    access_log {directory}/main.access.log;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    include {directory}/uploader.conf;
+}}
+"""
+
+
+class Nginx(Process):
+    """``changes`` are further replacements in the site's text, for a test's sake."""
+
+    def __init__(self, directory, upstream_port, changes=()):
+        self.directory = Path(directory)
+        self.port, self.plain_port, inner_port = free_port(), free_port(), free_port()
+        certificate, key = make_certificate(self.directory)
+        site = SITE.read_text()
+        for shipped, here in (
+            ("    listen [::]:80 default_server;\n", ""),
+            ("    listen [::]:443 ssl http2 default_server;\n", ""),
+            ("listen 80 ", f"listen 127.0.0.1:{self.plain_port} "),
+            ("listen 443 ", f"listen 127.0.0.1:{self.port} "),
+            ("127.0.0.1:8000", f"127.0.0.1:{upstream_port}"),
+            ("127.0.0.1:8001", f"127.0.0.1:{inner_port}"),
+            ("/etc/letsencrypt/live/upload.example.org/fullchain.pem", str(certificate)),
+            ("/etc/letsencrypt/live/upload.example.org/privkey.pem", str(key)),
+            ("/var/log/nginx", str(self.directory)),
+            *changes,
+        ):
+            assert shipped in site, f"the site has no longer {shipped!r}"
+            site = site.replace(shipped, here)
+        (self.directory / "uploader.conf").write_text(site)
+        user = "user root;" if os.geteuid() == 0 else ""
+        main = self.directory / "nginx.conf"
+        main.write_text(MAIN.format(directory=self.directory, user=user))
+        self.url = f"https://localhost:{self.port}"
+        self.plain_url = f"http://localhost:{self.plain_port}"
+        self.http = urllib3.PoolManager(
+            ca_certs=str(certificate), retries=False, timeout=60, maxsize=64
+        )
+        program = shutil.which("nginx") or "/usr/sbin/nginx"
+        super().__init__([program, "-c", str(main)], self.directory / "output")
+        wait_until(lambda: self.get("/metrics").status == 404)
+
+    def get(self, path, **headers):
+        return self.http.request("GET", self.url + path, headers=headers, redirect=False)
+
+    def upload(self, file, key, *, query="", **headers):
+        headers = {each.replace("_", "-"): value for each, value in headers.items()}
+        if key is not None:
+            headers["x-api-key"] = key
+        body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.png", file)})
+        headers["Content-Type"] = content_type
+        url = f"{self.url}/upload/image{query}"
+        return self.http.request("POST", url, body=body, headers=headers)
+
+    def connect(self):
+        """A TLS connection for what an HTTP library would not send."""
+        context = ssl.create_default_context(cafile=str(self.directory / "certificate.pem"))
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return context.wrap_socket(plain, server_hostname="localhost")
+
+    @property
+    def logs(self):
+        """Everything that nginx has written."""
+        return "".join(
+            path.read_text(errors="replace")
+            for path in [*self.directory.glob("*.log"), self.log_path]
+        )
+
+
+def make_certificate(directory):
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return certificate, key

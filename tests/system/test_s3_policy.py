@@ -1,0 +1,96 @@
+"""The shipped S3 policy, on SeaweedFS: the service works with it, and it allows nothing else."""
+
+import io
+import json
+
+import pytest
+from conftest import ROOT, SeaweedFS, doctor, wait_until
+from minio import Minio
+from minio.error import S3Error
+from PIL import Image
+
+POLICY = ROOT / "deploy" / "s3" / "policy.json"
+OTHER = "other"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store with one more identity, which has the policy and nothing else."""
+    directory = tmp_path_factory.mktemp("seaweedfs")
+    server = SeaweedFS(directory)
+    for bucket in ("assets", OTHER):
+        server.make_bucket(bucket)
+    config = directory / "identities.json"
+    identities = json.loads(config.read_text())
+    credentials = [{"accessKey": "confined", "secretKey": "confined-secret"}]
+    identities["identities"].append(
+        {"name": "uploader", "credentials": credentials, "policyNames": ["uploader"]}
+    )
+    identities["policies"] = [{"name": "uploader", "content": POLICY.read_text()}]
+    config.write_text(json.dumps(identities))
+    server.kill()
+    server.start()
+    wait_until(server._takes_objects, 60)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def confined(store):
+    return Minio(
+        endpoint=f"127.0.0.1:{store.port}",
+        access_key="confined",
+        secret_key="confined-secret",
+        secure=False,
+        region="us-east-1",
+    )
+
+
+def test_the_service_works_with_the_policy(store, make_service, valkey, api_key):
+    settings = {"S3_ACCESS_KEY": "confined", "S3_SECRET_KEY": "confined-secret"}
+    service = make_service(valkey.url, store.settings("assets") | settings)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
+    assert service.get("/readyz").status == 200
+    answer = service.upload(file.getvalue(), api_key())
+    assert answer.status == 200
+    assert json.loads(answer.data)["data"]["key"] in store.keys("assets")
+
+
+def test_the_policy_allows_to_find_out_and_to_delete_what_must_not_stay(store, confined):
+    store.client.put_object(
+        bucket_name="assets", object_name="uploads/left.png", data=io.BytesIO(b"x"), length=1
+    )
+    assert confined.stat_object(bucket_name="assets", object_name="uploads/left.png").size == 1
+    confined.remove_object(bucket_name="assets", object_name="uploads/left.png")
+    with pytest.raises(S3Error) as missing:
+        confined.stat_object(bucket_name="assets", object_name="uploads/left.png")
+    assert missing.value.code == "NoSuchKey"
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda client: client.put_object(
+            bucket_name="assets", object_name="private/x", data=io.BytesIO(b"x"), length=1
+        ),
+        lambda client: client.put_object(
+            bucket_name=OTHER, object_name="uploads/x", data=io.BytesIO(b"x"), length=1
+        ),
+        lambda client: list(client.list_objects(bucket_name=OTHER)),
+        lambda client: client.make_bucket(bucket_name="a-new-one"),
+        lambda client: client.remove_bucket(bucket_name=OTHER),
+        lambda client: client.set_bucket_policy(bucket_name="assets", policy="{}"),
+    ],
+    ids=["path", "bucket", "list", "make-bucket", "remove-bucket", "policy"],
+)
+def test_the_policy_allows_nothing_else(store, confined, attempt):
+    with pytest.raises(S3Error) as refused:
+        attempt(confined)
+    assert refused.value.code == "AccessDenied"
+
+
+def test_the_doctor_finds_that_the_policy_allows_all_it_needs(store, valkey):
+    settings = {"S3_ACCESS_KEY": "confined", "S3_SECRET_KEY": "confined-secret"}
+    status, found = doctor(valkey.url, store.settings("assets") | settings)
+    assert (status, found["store rights"]["state"]) == (0, "ok")
