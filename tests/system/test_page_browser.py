@@ -1,0 +1,233 @@
+"""The upload page and the reference in real Chromium."""
+
+import re
+import shutil
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import wait_until
+from pictures import padded, picture
+from playwright.sync_api import expect, sync_playwright
+
+pytestmark = pytest.mark.needs_program("chromium")
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PNG = {"name": "photo.png", "mimeType": "image/png", "buffer": picture()}
+CUT = {"name": "cut.png", "mimeType": "image/png", "buffer": picture()[:-50]}
+TEXT = {"name": "notes.png", "mimeType": "image/png", "buffer": b"just words"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser, service):
+    """Opens a page; at the end nothing was asked of others, stored, or complained of."""
+    contexts, foreign, errors = [], [], []
+
+    def make(path="/", **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda each: foreign.append(each.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda each: errors.append(each.text) if each.type == "error" else None)
+        page.goto(service.url + path)
+        return page
+
+    yield make
+    for context in contexts:
+        assert context.cookies() == []
+        for page in context.pages:
+            assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        context.close()
+    assert [url for url in foreign if not url.startswith((service.url, "blob:"))] == []
+    assert [each for each in errors if "Failed to load resource" not in each] == []
+
+
+def ready(open_page, api_key, **options):
+    page = open_page(**options)
+    page.get_by_label(re.compile("API")).fill(api_key())
+    return page
+
+
+def stored(page, number=0):
+    code = page.locator(".upload .stored").nth(number)
+    expect(code).to_have_text(re.compile(r"^uploads/.{36}\.png$"), timeout=15_000)
+    return code.text_content()
+
+
+def test_an_upload_by_picking_ends_in_a_key_to_copy(open_page, api_key, seaweedfs, bucket):
+    page = ready(open_page, api_key)
+    page.set_input_files("#files", [PNG])
+    key = stored(page)
+    assert seaweedfs.read(bucket, key) == PNG["buffer"]
+    expect(page.locator("#keys")).to_have_text(key)
+    expect(page.locator("#live")).to_contain_text("Stored")
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_an_upload_by_dropping_and_pasting(open_page, api_key, kind):
+    page = ready(open_page, api_key)
+    page.evaluate(
+        """([kind, bytes]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], "a.png", {type: "image/png"}));
+          const options = {bubbles: true, cancelable: true};
+          const event = kind === "drop"
+            ? new DragEvent("drop", {dataTransfer: transfer, ...options})
+            : new ClipboardEvent("paste", {clipboardData: transfer, ...options});
+          document.getElementById("drop").dispatchEvent(event);
+        }""",
+        [kind, list(PNG["buffer"])],
+    )
+    stored(page)
+
+
+def test_many_files_are_sent_three_at_a_time(open_page, api_key):
+    page = ready(open_page, api_key)
+    page.set_input_files("#files", [PNG] * 7)
+    assert len({stored(page, number) for number in range(7)}) == 7
+
+
+def test_a_cut_file_is_told_in_a_sentence(open_page, api_key):
+    page = ready(open_page, api_key)
+    page.set_input_files("#files", [CUT])
+    expect(page.locator(".upload.bad .state")).to_contain_text("cut off", timeout=15_000)
+
+
+def test_what_can_be_checked_is_checked_before_sending(open_page, api_key):
+    page = ready(open_page, api_key)
+    large = {**PNG, "buffer": padded("PNG", 15 * 1024 * 1024 + 1)}
+    page.set_input_files("#files", [TEXT, large])
+    states = page.locator(".upload.bad .state")
+    expect(states.nth(0)).to_contain_text("Not sent: this is no JPEG")
+    expect(states.nth(1)).to_contain_text("Not sent: the file is larger than 15 MiB")
+
+
+def test_without_a_key_it_asks_for_one(open_page):
+    page = open_page()
+    page.set_input_files("#files", [PNG])
+    expect(page.locator("#key")).to_be_focused()
+    assert page.locator(".upload").count() == 0
+
+
+def test_progress_moves_on_a_slow_connection(open_page, api_key):
+    page = ready(open_page, api_key)
+    network = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
+    network.send("Network.emulateNetworkConditions", slow)
+    page.set_input_files("#files", [{**PNG, "buffer": padded("PNG", 900_000)}])
+    values = set()
+
+    def moving():
+        if page.locator(".upload.good").count():
+            return True
+        values.add(page.locator(".upload progress").evaluate("bar => bar.value"))
+        return None
+
+    wait_until(moving, 30)
+    assert len(values) >= 3
+
+
+def test_over_the_rate_it_counts_down_and_tries_again(open_page, api_key):
+    page = ready(open_page, lambda: api_key(rate_limit="1/second"))
+    page.set_input_files("#files", [PNG] * 3)
+    expect(page.locator(".upload .state", has_text="Trying again in").first).to_be_visible()
+    for number in range(3):
+        stored(page, number)
+
+
+def test_a_retry_after_a_lost_connection_makes_no_second_object(
+    open_page, api_key, seaweedfs, bucket
+):
+    page = ready(open_page, api_key)
+    before = seaweedfs.keys(bucket)
+    lost = []
+
+    def lose_the_answer(route):
+        if not lost:
+            lost.append(route.fetch())
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/upload/image", lose_the_answer)
+    page.set_input_files("#files", [PNG])
+    expect(page.locator(".upload.bad")).to_contain_text("nothing is stored twice")
+    page.get_by_role("button", name="Try again").click()
+    key = stored(page)
+    assert lost[0].json()["data"]["key"] == key
+    assert seaweedfs.keys(bucket) - before == {key}
+
+
+def test_an_upload_can_be_cancelled(open_page, api_key):
+    page = ready(open_page, api_key)
+    page.route("**/upload/image", lambda route: None)
+    page.set_input_files("#files", [PNG])
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".upload .state")).to_have_text("Cancelled")
+
+
+def test_it_works_with_the_keyboard_alone(open_page, api_key):
+    page = open_page()
+    page.on(
+        "filechooser", lambda _: None
+    )  # from here on choosers come to the test, not to a window
+    page.keyboard.press("Tab")
+    expect(page.locator("#key")).to_be_focused()
+    page.keyboard.type(api_key())
+    page.keyboard.press("Tab")
+    expect(page.locator("#show")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#files")).to_be_focused()
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files([PNG])
+    stored(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 360, 1280, 3840])
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_it_fits_every_width_and_has_no_barrier(open_page, api_key, path, width, scheme):
+    page = open_page(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    if path == "/":
+        page.locator("#key").fill(api_key())
+        page.set_input_files("#files", [PNG, CUT])
+        stored(page)
+        expect(page.locator(".upload.bad")).to_be_visible()
+    scroll, client = page.evaluate(
+        "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
+    assert scroll <= client
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_a_german_reader_gets_german(open_page):
+    page = open_page(locale="de-DE")
+    expect(page.get_by_role("heading", name="Bilder hochladen")).to_be_visible()
+
+
+def test_the_tabs_of_the_reference_follow_the_arrow_keys(open_page):
+    page = open_page("/docs")
+    page.get_by_role("tab", name="Shell").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tabpanel")).to_contain_text("new FormData()")
+
+
+def test_the_reference_can_be_tried(open_page, api_key):
+    page = open_page("/docs")
+    page.locator("#try-key").fill(api_key())
+    page.set_input_files("#try-file", [PNG])
+    page.get_by_role("button", name="POST /upload/image").click()
+    expect(page.locator("#try-answer")).to_contain_text('"key": "uploads/')

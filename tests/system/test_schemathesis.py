@@ -1,0 +1,24 @@
+"""The running service against its own description, with requests that nobody thought of."""
+
+from pathlib import Path
+
+import servers
+from conftest import run
+
+EXAMPLES = 100
+
+
+def test_no_request_is_answered_otherwise_than_described(service, api_key, tmp_path):
+    command = [
+        str(servers.SCRIPTS / "schemathesis"),
+        "run",
+        f"{service.url}/openapi.json",
+        f"--header=x-api-key: {api_key()}",
+        f"--max-examples={EXAMPLES}",
+        "--generation-deterministic",
+        "--no-color",
+    ]
+    environ = {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    done = run(command, directory=tmp_path, timeout=300, **environ)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "Tested: 4" in done.stdout
