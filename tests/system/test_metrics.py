@@ -1,0 +1,185 @@
+"""Prometheus metrics of all workers together, on a port of their own."""
+
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+import servers
+from conftest import HTTP, Process, Valkey, key_id, wait_until
+from pictures import picture
+from prometheus_client.parser import text_string_to_metric_families
+
+GOOD = picture()
+BROKEN = GOOD[:-20]
+
+
+class Scraped:
+    """The answer of /metrics, by name and labels."""
+
+    def __init__(self, port):
+        answer = HTTP.request("GET", f"http://127.0.0.1:{port}/metrics")
+        assert answer.status == 200
+        self.text = answer.data.decode()
+        self.samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(self.text)
+            for sample in family.samples
+        }
+
+    def get(self, name, **labels):
+        return self.samples.get((f"uploader_{name}", frozenset(labels.items())), 0)
+
+
+@pytest.fixture
+def measured(make_service, valkey, seaweedfs, bucket):
+    port = servers.free_port()
+    settings = {"METRICS_PORT": str(port), "METRICS_PER_KEY": "yes"}
+    service = make_service(valkey.url, seaweedfs.settings(bucket), **settings)
+    service.metrics_port = port
+    service.metrics = lambda: Scraped(port)
+    return service
+
+
+def send_a_mixed_load(service, key, times=6):
+    """Some of everything; spread over both workers by connections that end."""
+    for _ in range(times):
+        for file, given in ((GOOD, key), (BROKEN, key), (GOOD, "nonsense")):
+            service.upload(file, given, Connection="close")
+
+
+def expect_the_mixed_load(scraped, key, times):
+    assert scraped.get("uploads_total", status="200", code="ok") == times
+    assert scraped.get("uploads_total", status="400", code="corrupt_image") == times
+    assert scraped.get("uploads_total", status="401", code="invalid_api_key") == times
+    assert scraped.get("upload_bytes_total") == times * len(GOOD)
+    assert scraped.get("stored_images_total", format="png") == times
+    assert scraped.get("upload_size_bytes_count") == 2 * times
+    assert scraped.get("key_uploads_total", key_id=key_id(key), code="ok") == times
+    assert scraped.get("key_upload_bytes_total", key_id=key_id(key)) == times * len(GOOD)
+    assert scraped.get("stage_seconds_count", stage="auth") == 3 * times
+    assert scraped.get("stage_seconds_count", stage="receive") == 2 * times
+    assert scraped.get("stage_seconds_count", stage="inspect") == 2 * times
+    assert scraped.get("stage_seconds_count", stage="store") == times
+    assert scraped.get("stage_seconds_count", stage="total") == 3 * times
+    assert scraped.get("uploads_in_progress") == 0
+    route = {"method": "POST", "route": "/upload/image"}
+    assert scraped.get("requests_total", status="400", **route) == times
+
+
+def test_counters_equal_what_was_sent_also_after_workers_were_killed_and_reloaded(
+    measured, api_key
+):
+    key = api_key()
+    send_a_mixed_load(measured, key)
+    expect_the_mixed_load(measured.metrics(), key, 6)
+    for number, (pid, number_of_signal) in enumerate(
+        [(workers(measured)[0], signal.SIGKILL), (measured.pid, signal.SIGHUP)], start=2
+    ):
+        before = workers(measured)
+        os.kill(pid, number_of_signal)
+        gone = {pid} & set(before) or set(before)
+        wait_until(lambda gone=gone: not gone & set(workers(measured)))
+        wait_until(lambda: len(workers(measured)) == 2)
+        wait_until(lambda: measured.metrics().get("processes") == 2)
+        send_a_mixed_load(measured, key)
+        expect_the_mixed_load(measured.metrics(), key, 6 * number)
+
+
+def test_an_upload_under_way_counts_as_in_progress(measured, api_key):
+    head = (
+        f"POST /upload/image HTTP/1.1\r\nHost: x\r\nx-api-key: {api_key()}\r\nContent-Length: 9999"
+        "\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--b"
+    )
+    with socket.create_connection(("127.0.0.1", measured.port)) as connection:
+        connection.sendall(head.encode())
+        wait_until(lambda: measured.metrics().get("uploads_in_progress") == 1)
+        wait_until(lambda: measured.metrics().get("body_memory_bytes") > 0)
+    wait_until(lambda: measured.metrics().get("uploads_in_progress") == 0)
+    wait_until(lambda: measured.metrics().get("body_memory_bytes") == 0)
+    answered = {"status": "499", "code": "malformed_multipart"}
+    assert measured.metrics().get("uploads_total", **answered) == 1
+
+
+def test_memory_and_processor_time_are_those_of_the_workers(measured):
+    wait_until(lambda: measured.metrics().get("processes") == 2)
+    resident = sum(psutil.Process(pid).memory_info().rss for pid in workers(measured))
+    scraped = measured.metrics()
+    assert 0.5 < scraped.get("resident_memory_bytes") / resident < 1.5
+    assert scraped.get("cpu_seconds_total") > 0
+
+
+def test_failures_of_redis_are_counted_by_their_cause(
+    make_service, seaweedfs, bucket, tmp_path, api_key
+):
+    server, port = Valkey(tmp_path), servers.free_port()
+    settings = seaweedfs.settings(bucket)
+    service = make_service(server.url, settings, METRICS_PORT=str(port))
+    server.kill()
+    assert service.upload(GOOD, "any").status == 503
+    labels = {"dependency": "redis", "cause": "ConnectionError"}
+    assert Scraped(port).get("dependency_failures_total", **labels) == 1
+    service.stop()
+
+
+def test_keys_are_counted_only_where_that_is_switched_on(
+    make_service, valkey, seaweedfs, bucket, api_key
+):
+    port = servers.free_port()
+    service = make_service(valkey.url, seaweedfs.settings(bucket), METRICS_PORT=str(port))
+    service.upload(GOOD, api_key())
+    assert "key_uploads" not in re.sub("#.*", "", Scraped(port).text)
+
+
+def test_metrics_are_never_on_the_public_port(measured):
+    answer = measured.get("/metrics")
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_without_a_port_nothing_listens(service):
+    for process in (psutil.Process(service.pid), *psutil.Process(service.pid).children()):
+        listening = {
+            each.laddr.port for each in process.net_connections() if each.status == "LISTEN"
+        }
+        assert listening <= {service.port}
+
+
+def test_the_port_is_of_the_loopback_interface_unless_told_otherwise(measured):
+    with socket.create_connection(("127.0.0.1", measured.metrics_port)) as connection:
+        assert connection.getpeername()[0] == "127.0.0.1"
+    addresses = {
+        each.laddr.ip
+        for each in psutil.Process(measured.pid).net_connections()
+        if each.laddr.port == measured.metrics_port and each.status == "LISTEN"
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_a_client_that_sends_nothing_keeps_no_scrape_waiting(measured):
+    with (
+        socket.create_connection(("127.0.0.1", measured.metrics_port)),
+        socket.create_connection(("127.0.0.1", measured.metrics_port)),
+    ):
+        assert measured.metrics().get("processes") >= 1
+
+
+def test_a_taken_port_ends_the_start_with_its_name(measured, tmp_path):
+    taken = {**measured.environ, "BIND": f"127.0.0.1:{servers.free_port()}"}
+    second = Process(measured.command, tmp_path / "log", **taken)
+    assert second.popen.wait(30) != 0
+    assert "METRICS_PORT: cannot listen there" in second.log_path.read_text()
+
+
+def test_a_stop_leaves_no_file(measured):
+    maps = Path(f"/proc/{workers(measured)[0]}/maps").read_text()
+    (directory,) = {Path(path).parent for path in re.findall(r"/\S+/counter_\d+\.db", maps)}
+    assert measured.stop() == 0
+    assert not directory.exists()
+
+
+def workers(service):
+    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
