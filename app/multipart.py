@@ -30,6 +30,8 @@ _FIRST_CHUNKED = 256 * 1024
 # RFC 2046: white space may stand between a boundary and the end of its line.
 _PADDING = re.compile(rb"[ \t]{0,200}\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]+")
+# Browsers and most libraries send a backslash as it is, curl escapes it (and quotes) with one.
+_BACKSLASH = re.compile(r'(\\["\\])|\\')
 
 
 @dataclass(slots=True)
@@ -209,7 +211,9 @@ def _decode(value: bytes | bytearray) -> str:
 
 
 def _part(headers: dict[str, str], start: int, end: int) -> _Part:
-    disposition, options = parse_options_header(headers.get("content-disposition", ""))
+    header = headers.get("content-disposition", "")
+    header = _BACKSLASH.sub(lambda match: match[1] or r"\\", header)
+    disposition, options = parse_options_header(header)
     name = options.get("name") if disposition.lower() == "form-data" else None
     return _Part(name, options.get("filename"), headers, start, end)
 

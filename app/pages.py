@@ -108,6 +108,5 @@ def _page(template: str, *, status: int = 200, **values: Any) -> Response:
     answer = make_response(render_template(template, **values), status)
     answer.headers["Content-Security-Policy"] = _POLICY
     answer.headers["Referrer-Policy"] = "no-referrer"
-    answer.headers["Cache-Control"] = "no-cache"
     answer.vary.add("Accept-Language")
     return answer

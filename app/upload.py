@@ -264,7 +264,8 @@ def _answer(result: Result) -> Response:
 
 
 def _wants_representation(prefer: str) -> bool:
-    """Whether ``Prefer`` (RFC 7240) asks for ``return=representation``."""
+    """Whether ``Prefer`` (RFC 7240) asks for ``return=representation``; the first return counts."""
     preferences = (part.partition(";")[0] for part in prefer.split(","))
     names = ("".join(part.split()).replace('"', "").lower() for part in preferences)
-    return "return=representation" in names
+    returns = [name for name in names if name.startswith("return=")]
+    return returns[:1] == ["return=representation"]

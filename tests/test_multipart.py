@@ -134,6 +134,8 @@ def test_a_request_that_was_pipelined_behind_an_upload_is_found(pool):
         ('form-data; name="image"; filename="über.png"', "über.png"),
         ('form-data; name="image"; filename="a%22b.png"', 'a"b.png'),
         (r'form-data; name="image"; filename="a\"b;c.png"', 'a"b;c.png'),
+        (r'form-data; name="image"; filename="C:\photos\new.png"', r"C:\photos\new.png"),
+        (r'form-data; name="image"; filename="C:\\photos\\new.png"', r"C:\photos\new.png"),
         ("form-data; name=image; filename=photo.png", "photo.png"),
         ('form-data; filename="photo.png"; name="image"', "photo.png"),
         ('FORM-DATA; NAME="image"; FILENAME="photo.png"', "photo.png"),

@@ -172,8 +172,9 @@ def test_the_representation_comes_on_request(client):
     }
 
 
-def test_the_minimal_answer_is_the_default(client):
-    answer = send(client, headers={"Prefer": "return=minimal"})
+@pytest.mark.parametrize("prefer", ["return=minimal", "return=minimal, return=representation"])
+def test_the_minimal_answer_is_the_default(client, prefer):
+    answer = send(client, headers={"Prefer": prefer})
     assert "Preference-Applied" not in answer.headers
     assert list(answer.json["data"]) == ["key"]
 
