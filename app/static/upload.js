@@ -38,15 +38,18 @@ class Upload {
     this.image.addEventListener("load", () => URL.revokeObjectURL(this.image.src));
     this.image.addEventListener("error", () => { this.image.hidden = true; });
     this.part("cancel").addEventListener("click", () => this.cancel());
-    this.part("retry").addEventListener("click", () => { this.waits = 0; this.enqueue(); });
+    this.part("retry").addEventListener("click", () => { this.waits = 0; this.begin(); });
     this.part("copy").addEventListener("click", () => copy(this.key, this.part("copy")));
     element("uploads-section").hidden = false;
     element("uploads").append(this.item);
   }
 
   async begin() {
+    this.cancelled = false;
+    this.show("", texts.waiting, { cancel: true });
     const reason = await refusal(this.file);
-    if (reason) this.fail(texts.not_sent + " " + reason, false);
+    if (this.cancelled) return;
+    if (reason) this.fail(texts.not_sent + " " + reason);
     else this.enqueue();
   }
 
@@ -73,7 +76,7 @@ class Upload {
       this.state(texts.checking);
     });
     request.addEventListener("load", () => this.answered(request));
-    request.addEventListener("error", () => this.fail(texts.offline, true));
+    request.addEventListener("error", () => this.fail(texts.offline));
     request.addEventListener("loadend", () => { running -= 1; this.request = null; next(); });
     this.show("", texts.sending, { cancel: true });
     request.send(form);
@@ -87,7 +90,7 @@ class Upload {
     const detail = (answer && answer.detail) || texts.unreadable.replace("{status}", request.status);
     const curable = [409, 429, 503].includes(request.status) && seconds > 0;
     if (curable && this.waits < MOST_WAITS) this.wait(seconds, detail);
-    else this.fail(detail, true);
+    else this.fail(detail);
   }
 
   wait(seconds, detail) {
@@ -117,15 +120,16 @@ class Upload {
     announce((this.file.name || "") + ": " + texts.done);
   }
 
-  fail(text, again) {
+  fail(text) {
     this.bar.value = 0;
-    this.show("bad", text, { retry: again });
+    this.show("bad", text, { retry: true });
     announce((this.file.name || "") + ": " + text);
   }
 
   cancel() {
     if (this.waiting) queue.splice(queue.indexOf(this), 1);
     this.waiting = false;
+    this.cancelled = true;
     if (this.request) this.request.abort();
     this.bar.value = 0;
     this.show("", texts.cancelled, { retry: true });

@@ -94,7 +94,19 @@ def test_an_upload_by_dropping_and_pasting(open_page, api_key, kind):
 
 def test_many_files_are_sent_three_at_a_time(open_page, api_key):
     page = ready(open_page, api_key)
+    held = []
+
+    def hold(route):
+        held.append(route)
+        if len(held) > 3:
+            route.continue_()
+
+    page.route("**/upload/image", hold)
     page.set_input_files("#files", [PNG] * 7)
+    expect(page.locator(".upload .state", has_text="Waiting")).to_have_count(4)
+    wait_until(lambda: page.wait_for_timeout(20) or len(held) == 3)
+    for route in held[:3]:
+        route.continue_()
     assert len({stored(page, number) for number in range(7)}) == 7
 
 
@@ -102,6 +114,7 @@ def test_a_cut_file_is_told_in_a_sentence(open_page, api_key):
     page = ready(open_page, api_key)
     page.set_input_files("#files", [CUT])
     expect(page.locator(".upload.bad .state")).to_contain_text("cut off", timeout=15_000)
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
 
 
 def test_what_can_be_checked_is_checked_before_sending(open_page, api_key):
@@ -111,6 +124,8 @@ def test_what_can_be_checked_is_checked_before_sending(open_page, api_key):
     states = page.locator(".upload.bad .state")
     expect(states.nth(0)).to_contain_text("Not sent: this is no JPEG")
     expect(states.nth(1)).to_contain_text("Not sent: the file is larger than 15 MiB")
+    page.get_by_role("button", name="Try again").first.click()
+    expect(states.nth(0)).to_contain_text("Not sent: this is no JPEG")
 
 
 def test_without_a_key_it_asks_for_one(open_page):
