@@ -112,7 +112,8 @@ class Result:
 class Entry:
     """One upload under way: its random name and, if sent, its idempotency key.
 
-    ``object_key`` is set as soon as the store may have an object for it.
+    ``object_key`` is set as soon as the store may have an object for it,
+    ``may_be_remembered`` while Redis may have taken its result without saying so.
     """
 
     key_id: str
@@ -120,6 +121,7 @@ class Entry:
     idempotency_key: str | None
     lock_seconds: int
     object_key: str | None = None
+    may_be_remembered: bool = False
 
     @property
     def _keys(self) -> list[str]:

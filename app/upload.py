@@ -118,12 +118,12 @@ def _admit(service: Service, api_key: ApiKey) -> tuple[Entry, Result | None]:
         invalid = error  # it is told only after the rate
     lock_seconds = int(service.config.upload_timeout) + 20
     entry = Entry(api_key.id, str(uuid.uuid4()), repeat_key, lock_seconds)
-    with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
-        ratelimit.count(pipe, api_key.id, api_key.rate)
-        entry.begin(pipe)
-        counted, held = pipe.execute()
-    g.rate = ratelimit.state(api_key.rate, counted)
     with _settled(service, api_key, entry):
+        with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
+            ratelimit.count(pipe, api_key.id, api_key.rate)
+            entry.begin(pipe)
+            counted, held = pipe.execute()
+        g.rate = ratelimit.state(api_key.rate, counted)
         g.rate.check()
         if invalid is not None:
             raise invalid
@@ -132,10 +132,17 @@ def _admit(service: Service, api_key: ApiKey) -> tuple[Entry, Result | None]:
 
 @contextmanager
 def _settled(service: Service, api_key: ApiKey, entry: Entry) -> Iterator[None]:
-    """Leave nothing behind when the upload fails: no object, no name, no lock."""
+    """Leave nothing behind when the upload fails: no object, no name, no lock.
+
+    Where Redis may have remembered the result for a repeat, and did not say so, the object stays
+    for that repeat; if Redis has not, the sweep takes it.
+    """
     try:
         yield
     except BaseException as error:
+        if entry.may_be_remembered:
+            log.warning("left to a repeat or to the sweep: %s", entry.name)
+            raise
         if entry.object_key is not None:
             _delete(service, entry.object_key)
         status = error.status if isinstance(error, ApiError) else 0
@@ -239,7 +246,14 @@ def _commit(service: Service, api_key: ApiKey, entry: Entry, result: Result) -> 
     with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
         entry.commit(pipe, result)
         service.usage.record(pipe, api_key.digest, uploads=1, size=result.size)
-        stands = pipe.execute()[0]
+        entry.may_be_remembered = entry.idempotency_key is not None
+        stands, *counted = pipe.execute(raise_on_error=False)
+        entry.may_be_remembered = False
+        if isinstance(stands, Exception):
+            raise stands
+    for failure in counted:
+        if isinstance(failure, Exception):  # no reason to take the upload back
+            log.warning("usage not counted: %s", failure)
     if not stands:
         raise unavailable("storage_unavailable", "the upload took too long and was swept")
 

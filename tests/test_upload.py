@@ -5,6 +5,7 @@ import re
 import threading
 import uuid
 from base64 import b64encode
+from datetime import UTC, datetime
 
 import fakeredis
 import pytest
@@ -46,6 +47,29 @@ class MemoryStore:
 
     def check(self):
         return None
+
+
+class ForgetfulRedis(fakeredis.FakeRedis):
+    """Does what it is told; the answer to the pipeline with the number ``lost`` is lost."""
+
+    sent = lost = 0
+
+    def pipeline(self, **options):
+        pipe = super().pipeline(**options)
+        execute = pipe.execute
+
+        def send(**options):
+            answers = execute(**options)
+            self.sent += 1
+            if self.sent == self.lost:
+                raise TimeoutError
+            return answers
+
+        pipe.execute = send
+        return pipe
+
+
+ADMISSION, DECISION = 1, 2  # the pipelines of an upload
 
 
 @pytest.fixture
@@ -440,6 +464,47 @@ def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
     assert store.objects == {}
     server.connected = True
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"pending"]
+
+
+@pytest.fixture
+def forgetful(server, client, store):
+    """A client of a service whose Redis loses an answer; and that Redis."""
+    redis = ForgetfulRedis(server=server)
+    return create_app(Config(), redis=redis, store=store).test_client(), redis
+
+
+def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(forgetful, store):
+    client, redis = forgetful
+    redis.lost = DECISION
+    again = {"Idempotency-Key": "k1"}
+    assert_problem(send(client, headers=again), 503, "redis_unavailable")
+    answer = send(client, headers=again)
+    assert answer.headers["Idempotency-Replayed"] == "true"
+    assert list(store.objects) == [answer.json["data"]["key"]]
+
+
+def test_without_an_idempotency_key_such_an_upload_leaves_nothing(forgetful, store):
+    client, redis = forgetful
+    redis.lost = DECISION
+    assert_problem(send(client), 503, "redis_unavailable")
+    assert store.objects == {}
+    assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
+
+
+def test_an_idempotency_key_is_free_when_the_answer_to_its_lock_was_lost(forgetful):
+    client, redis = forgetful
+    redis.lost = ADMISSION
+    again = {"Idempotency-Key": "k1"}
+    assert_problem(send(client, headers=again), 503, "redis_unavailable")
+    assert under_way(redis) == []
+    assert send(client, headers=again).status_code == 200
+
+
+def test_an_upload_stands_though_its_usage_could_not_be_counted(client, redis, store):
+    redis.set(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}", "no hash")
+    answer = send(client)
+    assert answer.status_code == 200
+    assert list(store.objects) == [answer.json["data"]["key"]]
 
 
 def test_an_unexpected_error_is_500_without_details_and_leaves_nothing(client, redis, store):
