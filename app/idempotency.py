@@ -5,22 +5,20 @@ import re
 from app.errors import ApiError
 
 _LONGEST = 255
-# RFC 9651 section 3.3.3: a string in double quotes, with \" and \\ as escapes.
-_QUOTED = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+# RFC 9651 section 3.3.3: a string in double quotes, with \" and \\ as escapes; parameters follow.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:;.*)?')
 
 
 def parse(header: str | None) -> str | None:
     """The key without its quotes; ``"k"`` and ``k`` are the same. None without the header.
 
-    Raises the 400 ``invalid_idempotency_key``: empty, over 255 characters, or
-    a quoted string that is none.
+    Raises the 400 ``invalid_idempotency_key``: empty, or over 255 characters.
     """
     if header is None:
         return None
     key = header.strip()
-    if key.startswith('"'):
-        match = _QUOTED.fullmatch(key)
-        key = re.sub(r"\\(.)", r"\1", match[1]) if match else ""
+    if match := _QUOTED.fullmatch(key):
+        key = re.sub(r"\\(.)", r"\1", match[1])
     if not 1 <= len(key) <= _LONGEST:
         raise ApiError(
             "invalid_idempotency_key",

@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
-
-from werkzeug.http import parse_options_header
+from urllib.parse import unquote
 
 from app.body import Body, BufferPool, content_length
 from app.errors import ApiError
@@ -30,8 +29,9 @@ _FIRST_CHUNKED = 256 * 1024
 # RFC 2046: white space may stand between a boundary and the end of its line.
 _PADDING = re.compile(rb"[ \t]{0,200}\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]+")
-# Browsers and most libraries send a backslash as it is, curl escapes it (and quotes) with one.
-_BACKSLASH = re.compile(r'(\\["\\])|\\')
+_OPTION = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
+_ESCAPED = re.compile(r'\\(["\\])')
+_CHARSETS = ("utf-8", "iso-8859-1", "windows-1252")
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Form:
 
     image: memoryview
     filename: str | None
-    sha256: str | None
+    sha256: list[str]
     content_digest: str | None
     _pool: BufferPool
     _buffer: bytearray
@@ -105,7 +105,7 @@ def receive(
         return Form(
             image=memoryview(buffer)[part.start : part.end],
             filename=part.filename or None,
-            sha256=_text(buffer, parts, "sha256"),
+            sha256=_texts(buffer, parts, "sha256"),
             content_digest=part.headers.get("content-digest"),
             _pool=pool,
             _buffer=buffer,
@@ -116,9 +116,9 @@ def receive(
 
 
 def _boundary(environ: dict[str, Any]) -> bytes:
-    kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
+    kind, options = _options(environ.get("CONTENT_TYPE", ""))
     boundary = options.get("boundary", "")
-    if kind.lower() != "multipart/form-data" or not 0 < len(boundary) <= _LONGEST_BOUNDARY:
+    if kind != "multipart/form-data" or not 0 < len(boundary) <= _LONGEST_BOUNDARY:
         raise ApiError(
             "not_multipart",
             "The request must be a form upload: Content-Type multipart/form-data with a"
@@ -181,7 +181,8 @@ def _next_delimiter(data: bytearray, start: int, size: int, boundary: bytes) -> 
 def _line(data: bytearray, position: int, size: int) -> tuple[int, bool] | None:
     """Where the line of a boundary ends and whether it is the last; None for other text."""
     if data.startswith(b"--", position, size):
-        return position + 2, True
+        after = data[position + 2 : min(position + 3, size)]
+        return None if after.strip() else (position + 2, True)
     padding = _PADDING.match(data, position, size)
     return (padding.end(), False) if padding else None
 
@@ -198,7 +199,8 @@ def _headers(data: bytearray, start: int, size: int) -> tuple[dict[str, str], in
         name, colon, value = line.partition(b":")
         if not colon or not name.strip():
             raise _malformed("A part has a header that cannot be read.")
-        headers.setdefault(_decode(name.strip()).lower(), _decode(value.strip()))
+        key, text = _decode(name.strip()).lower(), _decode(value.strip())
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers, end + 4
 
 
@@ -210,12 +212,33 @@ def _decode(value: bytes | bytearray) -> str:
         return value.decode("latin-1")
 
 
+def _options(header: str) -> tuple[str, dict[str, str]]:
+    """A header's value in lower case and its options, the first of each name.
+
+    As leniently as clients write them: without quotes, with an open one, with a backslash that
+    stands for itself, as in a Windows path.
+    """
+    options: dict[str, str] = {}
+    for name, quoted, bare in _OPTION.findall(header):
+        options.setdefault(name.lower(), _ESCAPED.sub(r"\1", quoted) or bare.strip().strip('"'))
+    return header.partition(";")[0].strip().lower(), options
+
+
+def _filename(options: dict[str, str]) -> str | None:
+    """``filename*`` (RFC 8187) or ``filename``; None for a part that is no file."""
+    charset, _, encoded = options.get("filename*", "").partition("'")
+    _, quote, encoded = encoded.partition("'")
+    if quote:
+        charset = charset.lower()
+        return unquote(encoded, charset if charset in _CHARSETS else "utf-8")
+    name = options.get("filename", options.get("filename*"))
+    return name and name.replace("%22", '"')  # as browsers write a quote (WHATWG HTML)
+
+
 def _part(headers: dict[str, str], start: int, end: int) -> _Part:
-    header = headers.get("content-disposition", "")
-    header = _BACKSLASH.sub(lambda match: match[1] or r"\\", header)
-    disposition, options = parse_options_header(header)
-    name = options.get("name") if disposition.lower() == "form-data" else None
-    return _Part(name, options.get("filename"), headers, start, end)
+    disposition, options = _options(headers.get("content-disposition", ""))
+    name = options.get("name") if disposition == "form-data" else None
+    return _Part(name, _filename(options), headers, start, end)
 
 
 def _image_part(parts: list[_Part], max_file_size: int) -> _Part:
@@ -242,11 +265,9 @@ def _image_part(parts: list[_Part], max_file_size: int) -> _Part:
     return images[0]
 
 
-def _text(data: bytearray, parts: list[_Part], name: str) -> str | None:
-    for part in parts:
-        if part.name == name and part.filename is None:
-            return _decode(data[part.start : part.end])
-    return None
+def _texts(data: bytearray, parts: list[_Part], name: str) -> list[str]:
+    texts = (part for part in parts if part.name == name and part.filename is None)
+    return [_decode(data[part.start : part.end]) for part in texts]
 
 
 def _malformed(what: str) -> ApiError:

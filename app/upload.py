@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, g, jsonify, request
+from werkzeug.http import parse_list_header
 
 from app import digest, idempotency, journal, multipart, ratelimit, tracing
 from app.config import MAX_FILE_SIZE
@@ -46,7 +47,7 @@ def upload_image() -> Response:
         with _receive(service) as form:
             deadline = time.monotonic() + service.config.upload_timeout
             sha256 = hashlib.sha256(form.image).hexdigest()
-            digest.check(sha256, field=form.sha256, header=form.content_digest)
+            digest.check(sha256, fields=form.sha256, header=form.content_digest)
             if earlier is not None:
                 return _replay(service, api_key, earlier, sha256)
             with _stage("inspect"):
@@ -279,7 +280,8 @@ def _answer(result: Result) -> Response:
 
 def _wants_representation(prefer: str) -> bool:
     """Whether ``Prefer`` (RFC 7240) asks for ``return=representation``; the first return counts."""
-    preferences = (part.partition(";")[0] for part in prefer.split(","))
-    names = ("".join(part.split()).replace('"', "").lower() for part in preferences)
-    returns = [name for name in names if name.startswith("return=")]
-    return returns[:1] == ["return=representation"]
+    for preference in parse_list_header(prefer):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "return":
+            return value.strip().strip('"').lower() == "representation"
+    return False

@@ -70,7 +70,7 @@ def test_the_file_comes_out_as_it_was_sent(environ_of, pool):
     with take(environ_of(form()), pool) as received:
         assert bytes(received.image) == PNG
         assert received.filename == "photo.png"
-        assert received.sha256 is None
+        assert received.sha256 == []
         assert received.content_digest is None
         assert pool.in_use > 0
 
@@ -86,7 +86,7 @@ def test_the_file_may_be_anywhere_among_other_fields(environ_of, pool):
     for order in (parts, parts[::-1]):
         with take(environ_of(form(*order)), pool) as received:
             assert bytes(received.image) == PNG
-            assert received.sha256 == digest
+            assert received.sha256 == [digest]
             assert received.content_digest == "sha-256=:abc=:"
 
 
@@ -143,6 +143,15 @@ def test_a_request_that_was_pipelined_behind_an_upload_is_found(pool):
         ('form-data; name="image"; filename="e.png"; filename*=UTF-8\'\'%e2%82%ac.png', "€.png"),
         ('form-data;name="image";filename="photo.png"', "photo.png"),
         ('form-data; name="image";\r\n filename="photo.png"', "photo.png"),
+        ('form-data; name="image"; filename="€.png"; filename*=UTF-8\'\'', None),
+        ("form-data; name=image; filename*=windows-1252'en'%80.png", "€.png"),
+        ("form-data; name=image; filename*=klingon''%e2%82%ac.png", "€.png"),
+        ('form-data; name="image"; filename*="UTF-8\'\'%e2%82%ac.png"; filename=e.png', "€.png"),
+        ('form-data; name="image"; filename=(1) фото.png', "(1) фото.png"),
+        ('form-data; name = "image" ; filename = "photo.png"', "photo.png"),
+        ('form-data; name="image"; filename="photo.png', "photo.png"),
+        ('form-data; name="image"; filename=', None),
+        ('form-data; name="image"; filename*=', None),
         ('form-data; name="image"; filename=""', None),
     ],
 )
@@ -186,6 +195,18 @@ def test_boundaries_of_every_kind(pool, boundary):
     body = form().replace(BOUNDARY.encode(), raw)
     content_type = f'Multipart/Form-Data; charset=utf-8; boundary="{boundary}"'
     assert image(plain_environ(body, content_type), pool) == PNG
+
+
+def test_a_boundary_without_the_quotes_that_it_needs_is_read(pool):
+    body = form().replace(BOUNDARY.encode(), b"----=_Part_1_2.3")
+    content_type = "multipart/form-data; boundary=----=_Part_1_2.3; charset=utf-8"
+    assert image(plain_environ(body, content_type), pool) == PNG
+
+
+@pytest.mark.parametrize("after", ["", "x", "-", "--x", "\n"])
+def test_what_only_looks_like_a_boundary_is_part_of_the_file(environ_of, pool, after):
+    file = PNG + f"\r\n--{BOUNDARY}{after}".encode() + PNG
+    assert image(environ_of(form(part(file))), pool) == file
 
 
 @pytest.mark.parametrize(

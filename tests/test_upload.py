@@ -196,7 +196,15 @@ def test_the_representation_comes_on_request(client):
     }
 
 
-@pytest.mark.parametrize("prefer", ["return=minimal", "return=minimal, return=representation"])
+@pytest.mark.parametrize(
+    "prefer",
+    [
+        "return=minimal",
+        "return=minimal, return=representation",
+        'wait="1, return=representation, 2"',
+        "re turn=representation",
+    ],
+)
 def test_the_minimal_answer_is_the_default(client, prefer):
     answer = send(client, headers={"Prefer": prefer})
     assert "Preference-Applied" not in answer.headers
