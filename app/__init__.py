@@ -30,6 +30,7 @@ def create_app(
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_FILE_SIZE
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.url_map.merge_slashes = False  # its redirect would repeat the query, and with it a key
     app.extensions["uploader"] = Service(
         config=config,
         redis=redis,

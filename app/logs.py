@@ -21,9 +21,9 @@ QUIET = ("/healthz", "/readyz")
 """Polled all the time: told only at ``debug``."""
 
 _LONGEST_PATH = 200
-# A path is told up to anything like a query: some client encodes its question mark.
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-_NOT_IN_PATHS = re.compile(r"[?=&;#]")
+# A path is told up to anything like a query (some client encodes its question mark) or a key.
+_NOT_IN_PATHS = re.compile(r"[?=&;#%]|[A-Za-z0-9_]{16}")
 
 
 def logging_config(config: Config) -> dict[str, Any]:

@@ -12,6 +12,7 @@ blueprint = Blueprint("pages", __name__)
 
 _HERE = Path(__file__).parent
 _LANGUAGES = ("en", "de")
+_PROBLEMS = ("application/problem+json", "application/json")
 _SAMPLES = (("shell", "Shell"), ("javascript", "JavaScript"), ("java", "Java"), ("swift", "Swift"))
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
@@ -60,8 +61,10 @@ def favicon() -> Response:
 
 def not_found_page() -> Response | None:
     """For a person, the page of an address that is none, status 404; None for a program."""
-    best = request.accept_mimetypes.best_match(["application/problem+json", "text/html"])
-    return _page("not_found.html", texts=_texts(), status=404) if best == "text/html" else None
+    best = request.accept_mimetypes.best_match([*_PROBLEMS, "text/html"])
+    if best != "text/html" or request.method not in ("GET", "HEAD"):
+        return None
+    return _page("not_found.html", texts=_texts(), status=404)
 
 
 @cache

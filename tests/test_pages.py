@@ -58,9 +58,16 @@ def test_people_get_a_page_where_nothing_is_and_programs_a_problem(client):
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     page = client.get("/nothing", headers=browser)
     assert (page.status_code, page.mimetype) == (404, "text/html")
-    for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
-        answer = client.get("/nothing", headers=accept)
+    for accept in ("", "*/*", "application/json", "text/html;q=0.1, application/json"):
+        answer = client.get("/nothing", headers={"Accept": accept})
         assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+    assert client.post("/nothing", headers=browser).json["code"] == "not_found"
+
+
+def test_an_address_with_a_slash_too_many_is_none_and_leads_nowhere(client):
+    answer = client.post("/upload//image?x-api-key=secret")
+    assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+    assert "secret" not in f"{answer.headers}{answer.text}"
 
 
 def test_every_code_has_a_paragraph_that_its_type_leads_to(client):

@@ -122,7 +122,14 @@ def use(front, keys, png):
         for key in (keys.make(), keys.bad()):
             front.get(f"{path}?x-api-key={quote(key, safe='')}")
             front.get(path, **{"x-api-key": key, "Referer": f"https://x/?x-api-key={key}"})
-    front.get(f"/upload/image%3Fx-api-key={keys.bad()}")
+    for path in (
+        "/upload/image%3Fx-api-key=",
+        "/upload/image%253Fx-api-key%253D",
+        "/image,key:",
+        "/",
+    ):
+        front.get(path + keys.bad())
+    front.get(f"/upload//image?x-api-key={keys.bad()}")  # not to be sent on to a nicer address
     for request in BROKEN:
         send(front, request.format(keys.bad()).encode())
 
