@@ -117,8 +117,10 @@ def init_app(app: Flask, config: Config) -> None:
 
     def count(response: Response) -> Response:
         status = str(answered(response))
-        route = request.url_rule.rule if request.url_rule else "none"
-        metrics.requests.labels(request.method, route, status).inc()
+        # Methods and addresses that are none would each be a series of their own.
+        rule = request.url_rule
+        method, route = (request.method, rule.rule) if rule else ("other", "none")
+        metrics.requests.labels(method, route, status).inc()
         if code := g.get("error_code"):
             _count_failure(metrics, code)
         if "in_progress" in g:
