@@ -18,11 +18,11 @@ import click
 from flask import current_app
 from redis.exceptions import RedisError
 
-from app import ratelimit
-from app.config import Config
+from app import journal, ratelimit
+from app.config import Config, Rate
 from app.database import redis_errors
 from app.errors import ApiError
-from app.journal import Entry
+from app.journal import Entry, Result
 from app.service import Service
 from app.storage import ImageStore, StoredObject, Unknown
 
@@ -141,19 +141,29 @@ def _reach_redis(service: Service) -> Finding:
 
 
 def _rights(service: Service) -> Finding:
-    """Do what an upload does, under an id that no key has."""
-    entry = Entry(_PROBE_ID, f"doctor-{uuid.uuid4()}", "doctor", 5)
+    """Do what uploads, /readyz and the sweep do, under an id that no key has; all of it expires."""
+    given_up, ended = (
+        Entry(_PROBE_ID, f"doctor-{uuid.uuid4()}", key, 5) for key in ("doctor", None)
+    )
+    counter = f"usage:{_PROBE_ID}:doctor"
     try:
         with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
-            service.redis.hgetall(f"apikey:{_PROBE_ID}")
-            ratelimit.count(pipe, _PROBE_ID, service.config.rate_limit, cost=0)
-            entry.begin(pipe)
-            entry.abort(pipe)
+            pipe.hgetall(f"apikey:{_PROBE_ID}")
+            ratelimit.count(pipe, _PROBE_ID, Rate(1, 1))
+            given_up.begin(pipe)
+            given_up.abort(pipe)
+            ended.begin(pipe)
+            ended.commit(pipe, Result("", "", 0, 0, 0, 0, ""))
+            pipe.hincrby(counter, "uploads", 1)
+            pipe.expire(counter, 1)
+            pipe.set("ready:check", b"1", px=1000)
             pipe.execute()
+            for _ in journal.claim(service.redis):
+                pass
     except ApiError as error:
         hint = "deploy/redis/uploader.conf has the rights it needs. Or is it full, or read-only?"
         return Finding("redis rights", FAILED, _without_secrets(service.config, error), hint)
-    return Finding("redis rights", OK, "all that an upload does")
+    return Finding("redis rights", OK, "all that the service does")
 
 
 def _without_secrets(config: Config, error: ApiError) -> str:
