@@ -46,6 +46,7 @@ _PIECE = 1024 * 1024
 _OPEN_AFTER = 3
 _COOL_DOWN = 2.0
 _SEEN_SECONDS = 10.0
+_FORGET_SECONDS = 60.0
 # ValueError: no provider has credentials.
 _FAILURES = (MinioException, HTTPError, OSError, ValueError)
 # Failures that only a person can cure: logged at a level that wakes one up.
@@ -188,6 +189,7 @@ class ImageStore:
 
         Looks at the bucket when nothing was heard of it for ten seconds, so
         that most uploads that cannot be stored are refused before their body.
+        After failures only a PUT shows that the store can be written.
         """
         if self.breaker.fresh():
             return
@@ -197,7 +199,7 @@ class ImageStore:
         if cause is not None:
             self._failed(cause)
             raise unavailable("storage_unavailable", cause)
-        self.breaker.succeeded()
+        self.breaker.seen()
 
     def _put_once(self, image: StoredObject, deadline: float) -> None:
         headers: Any = {
@@ -236,7 +238,8 @@ class Breaker:
     """Remembers that the store is down, so that uploads are refused before their bodies.
 
     Open after three failures in a row; then one request every two seconds may
-    probe. State of one process: the price of a wrong guess is one probe.
+    probe. Closed by a success, or by a minute without another failure. State of
+    one process: the price of a wrong guess is one probe.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -244,13 +247,13 @@ class Breaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._next_probe = 0.0
-        self._seen = -math.inf
+        self._seen = self._failed = -math.inf
         self.cause = ""
 
     @property
     def open(self) -> bool:
         """Whether the store is taken to be down."""
-        return self._failures >= _OPEN_AFTER
+        return self._failures >= _OPEN_AFTER and self._clock() - self._failed < _FORGET_SECONDS
 
     def fresh(self) -> bool:
         """Whether the store was seen to work just now."""
@@ -269,8 +272,13 @@ class Breaker:
         """Count a failure."""
         with self._lock:
             self._failures += 1
-            self._next_probe = self._clock() + _COOL_DOWN
+            self._failed = self._clock()
+            self._next_probe = self._failed + _COOL_DOWN
             self.cause = cause
+
+    def seen(self) -> None:
+        """The store answers; whether it can be written is another question."""
+        self._seen = self._clock()
 
     def succeeded(self) -> None:
         """Close again."""

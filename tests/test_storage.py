@@ -2,7 +2,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from app.storage import Breaker, encode_filename
+from app.config import Config
+from app.errors import ApiError
+from app.storage import Breaker, ImageStore, encode_filename
 
 
 class Clock:
@@ -62,6 +64,35 @@ def test_a_success_closes_the_breaker(breaker):
         breaker.failed("timeout")
     breaker.succeeded()
     assert breaker.fresh()
+
+
+def test_failures_are_forgotten_after_a_minute_without_another(breaker, clock):
+    for _ in range(3):
+        breaker.failed("timeout")
+    clock.now += 59
+    assert breaker.open
+    clock.now += 1
+    assert not breaker.open
+
+
+class StoreThatAnswers(ImageStore):
+    """A store whose bucket is there."""
+
+    def check(self):
+        return None
+
+
+def test_a_store_that_answers_and_cannot_be_written_is_refused_before_the_body(clock):
+    store = StoreThatAnswers(Config())
+    store.breaker = Breaker(clock)
+    for _ in range(3):
+        store.ensure_open()
+        store.breaker.failed("disk full")
+    with pytest.raises(ApiError) as refused:
+        store.ensure_open()
+    assert refused.value.code == "storage_unavailable"
+    clock.now += 2
+    store.ensure_open()  # the probe, which is to put
 
 
 @pytest.mark.parametrize(
