@@ -71,7 +71,7 @@ if KEYS[3] and redis.call('GET', KEYS[3]) == ARGV[1] then redis.call('DEL', KEYS
 return 1
 """
 
-# KEYS: pending, sweeping. ARGV: pending seconds, keep seconds, most names.
+# KEYS: pending, sweeping. ARGV: pending seconds, keep seconds, most names, how many were told.
 # Takes over what has been pending too long; returns {age, name, ...}.
 _CLAIM = """
 local now = tonumber(redis.call('TIME')[1])
@@ -82,7 +82,7 @@ for _, name in ipairs(late) do
 end
 if #late > 0 then redis.call('EXPIRE', KEYS[2], ARGV[2]) end
 local answer = {}
-local names = redis.call('ZRANGE', KEYS[2], 0, ARGV[3] - 1, 'WITHSCORES')
+local names = redis.call('ZRANGE', KEYS[2], ARGV[4], ARGV[4] + ARGV[3] - 1, 'WITHSCORES')
 for i = 1, #names, 2 do
   answer[#answer + 1] = now - names[i + 1]
   answer[#answer + 1] = names[i]
@@ -154,13 +154,18 @@ class Entry:
 def replay(answer: bytes) -> Result | None:
     """The first request's result; None when this is the first request.
 
-    Raises the 409 ``idempotency_conflict`` while the first is still running.
+    Raises the ``conflict`` while the first is still running.
     """
     if not answer:
         return None
     if answer.startswith(b"{"):
         return Result(**json.loads(answer))
-    raise ApiError(
+    raise conflict()
+
+
+def conflict() -> ApiError:
+    """The 409 ``idempotency_conflict``."""
+    return ApiError(
         "idempotency_conflict",
         "The first upload with this Idempotency-Key is still running. Try again in 2 seconds.",
         headers={"Retry-After": "2"},
@@ -168,12 +173,21 @@ def replay(answer: bytes) -> Result | None:
 
 
 def claim(redis: Redis, most: int = 100) -> Iterator[tuple[str, str, int]]:
-    """Names whose objects must go: (shard, name, seconds since they were given up)."""
+    """Names whose objects must go: (shard, name, seconds since they were given up).
+
+    Asks for ``most`` at a time, so that no step holds Redis up.
+    """
     for shard in _SHARDS:
         keys = (f"pending:{{{shard}}}", f"sweeping:{{{shard}}}")
-        answer: Any = redis.eval(_CLAIM, 2, *keys, PENDING_SECONDS, _KEEP_SECONDS, most)
-        for age, name in zip(answer[::2], answer[1::2], strict=True):
-            yield shard, name.decode(), int(age)
+        told = 0
+        while answer := _claim(redis, keys, most, told):
+            for age, name in zip(answer[::2], answer[1::2], strict=True):
+                yield shard, name.decode(), int(age)
+            told += most
+
+
+def _claim(redis: Redis, keys: tuple[str, str], most: int, told: int) -> Any:
+    return redis.eval(_CLAIM, 2, *keys, PENDING_SECONDS, _KEEP_SECONDS, most, told)
 
 
 def forget(redis: Redis, shard: str, name: str) -> None:

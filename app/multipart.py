@@ -7,7 +7,7 @@ The body is received whole into one buffer and the file is found in it with
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import unquote
@@ -89,16 +89,22 @@ def check_content_length(environ: dict[str, Any], max_file_size: int) -> None:
 
 
 def receive(
-    environ: dict[str, Any], *, pool: BufferPool, max_file_size: int, timeout: float
+    environ: dict[str, Any],
+    *,
+    pool: BufferPool,
+    max_file_size: int,
+    timeout: float,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Form:
-    """Read the body and find its file.
+    """Read the body and find its file; ``meanwhile`` is called after each piece.
 
     Raises ApiError with the codes of the contract; ``overloaded`` when the
     pool has no room, ``request_timeout`` after ``timeout`` seconds.
     """
     boundary = _boundary(environ)
     check_content_length(environ, max_file_size)
-    buffer, size = _read(Body.of(environ), pool, max_file_size, time.monotonic() + timeout)
+    deadline = time.monotonic() + timeout
+    buffer, size = _read(Body.of(environ), pool, max_file_size, deadline, meanwhile)
     try:
         parts = list(_parts(buffer, size, boundary))
         part = _image_part(parts, max_file_size)
@@ -128,7 +134,11 @@ def _boundary(environ: dict[str, Any]) -> bytes:
 
 
 def _read(
-    body: Body, pool: BufferPool, max_file_size: int, deadline: float
+    body: Body,
+    pool: BufferPool,
+    max_file_size: int,
+    deadline: float,
+    meanwhile: Callable[[], None],
 ) -> tuple[bytearray, int]:
     """The whole body in a buffer of the pool, and its length."""
     if body.ended:
@@ -143,6 +153,7 @@ def _read(
                 buffer = pool.grow(buffer, min(4 * size, most + 1))
             with memoryview(buffer) as whole, whole[size:] as free:
                 size += body.read_into(free, deadline)
+            meanwhile()
     except BaseException:
         pool.give_back(buffer)
         raise

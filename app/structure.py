@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from app.errors import ApiError
 
+EXTENSIONS = ("jpg", "png", "gif", "webp")
+"""Of the names under which pictures are stored, one for each format."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ from app import journal
 from app.database import redis_errors
 from app.errors import ApiError
 from app.storage import ImageStore
+from app.structure import EXTENSIONS
 
 log = logging.getLogger("uploader.sweep")
-_EXTENSIONS = ("jpg", "png", "gif", "webp")
+_MOST_FAILURES = 3
 
 
 @dataclass(slots=True)
@@ -29,8 +31,8 @@ def sweep(redis: Redis, store: ImageStore) -> Swept:
     """Delete the objects of all names pending for more than a minute.
 
     A name stays on the list for five minutes more, because a store may finish
-    a write late. Raises the 503 ``redis_unavailable``; a store that cannot be
-    reached counts as ``failed`` and the name is kept.
+    a write late. Raises the 503 ``redis_unavailable``. A name that the store
+    fails counts as ``failed`` and is kept; after three the rest waits too.
     """
     swept = Swept()
     with redis_errors():
@@ -41,6 +43,8 @@ def sweep(redis: Redis, store: ImageStore) -> Swept:
             except ApiError as error:
                 swept.failed += 1
                 log.warning("could not sweep %s: %s", name, error.cause)
+                if swept.failed == _MOST_FAILURES:
+                    break
                 continue
             if age >= journal.WATCH_SECONDS:
                 journal.forget(redis, shard, name)
@@ -48,7 +52,7 @@ def sweep(redis: Redis, store: ImageStore) -> Swept:
 
 
 def _delete(store: ImageStore, name: str) -> int:
-    keys = [f"uploads/{name}.{extension}" for extension in _EXTENSIONS]
+    keys = [f"uploads/{name}.{extension}" for extension in EXTENSIONS]
     deleted = [key for key in keys if store.delete(key)]
     for key in deleted:
         log.warning("deleted %s, which no answer stood for", key)
@@ -70,11 +74,11 @@ class Sweeper(threading.Thread):
         self._store = store
         self._interval = interval
         self._tell = tell
-        self._ended = threading.Event()
 
     def run(self) -> None:
-        """Until ``stop``; whatever fails is tried again at the next turn."""
-        while not self._ended.wait(self._interval):
+        """For as long as the process lives; whatever fails is tried again at the next turn."""
+        while True:
+            time.sleep(self._interval)
             try:
                 with redis_errors():
                     mine = journal.turn(self._redis, int(self._interval) - 1)
@@ -84,7 +88,3 @@ class Sweeper(threading.Thread):
                 log.warning("no sweep: %s", error.cause)
             except Exception:
                 log.exception("no sweep")
-
-    def stop(self) -> None:
-        """End after the sweep under way."""
-        self._ended.set()

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -15,19 +15,18 @@ from app import digest, idempotency, journal, multipart, ratelimit, tracing
 from app.config import MAX_FILE_SIZE
 from app.database import redis_errors
 from app.errors import ApiError, unavailable
-from app.images import ImageInfo
 from app.journal import Entry, Result
 from app.keys import ApiKey
 from app.multipart import Form
 from app.service import Service
 from app.storage import StoredObject, Unknown, encode_filename
+from app.structure import EXTENSIONS, ImageInfo
 
 ROLE = "uploader"
 """The role that an API key needs to upload."""
 
-FORMATS = ("jpg", "png", "gif", "webp")
 RENEW_SECONDS = 15
-"""After so long a body the name under way is entered anew: the sweep takes older ones."""
+"""While a body comes, its name under way is entered anew after each so many."""
 
 blueprint = Blueprint("upload", __name__, url_prefix="/upload")
 log = logging.getLogger("uploader.upload")
@@ -44,7 +43,7 @@ def upload_image() -> Response:
     with _settled(service, api_key, entry):
         multipart.check_content_length(request.environ, MAX_FILE_SIZE)
         service.store.ensure_open()
-        with _receive(service) as form:
+        with _receive(service, entry) as form:
             deadline = time.monotonic() + service.config.upload_timeout
             sha256 = hashlib.sha256(form.image).hexdigest()
             digest.check(sha256, fields=form.sha256, header=form.content_digest)
@@ -54,7 +53,6 @@ def upload_image() -> Response:
                 image = service.inspector.inspect(form.image, deadline=deadline)
             result = _result(entry, form, image, sha256)
             with _stage("store"):
-                _renew(service, entry)
                 _store(service, api_key, entry, form, result, deadline)
                 _commit(service, api_key, entry, result)
     return _answer(result)
@@ -78,7 +76,7 @@ def limits() -> Response:
             "rate_limit": str(api_key.rate),
             "remaining": g.rate.remaining,
             "reset": g.rate.reset,
-            "formats": FORMATS,
+            "formats": EXTENSIONS,
             "max_file_size": MAX_FILE_SIZE,
             "max_image_pixels": service.config.max_image_pixels,
         }
@@ -172,17 +170,35 @@ def _delete(service: Service, object_key: str) -> None:
 
 
 @contextmanager
-def _receive(service: Service) -> Iterator[Form]:
+def _receive(service: Service, entry: Entry) -> Iterator[Form]:
     with _stage("receive"):
         form = multipart.receive(
             request.environ,
             pool=service.pool,
             max_file_size=MAX_FILE_SIZE,
             timeout=service.config.body_timeout,
+            meanwhile=_renewal(service, entry),
         )
     with form:
         g.image_size = len(form.image)
         yield form
+
+
+def _renewal(service: Service, entry: Entry) -> Callable[[], None]:
+    """Enters the name anew from time to time: its lock ends, and the sweep takes old ones."""
+    due = time.monotonic() + RENEW_SECONDS
+
+    def renew() -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + RENEW_SECONDS
+        with redis_errors():
+            held = entry.begin(service.redis)
+        if journal.replay(held) is not None:
+            raise journal.conflict()  # a repeat has overtaken it, and answers the next one
+
+    return renew
 
 
 def _replay(service: Service, api_key: ApiKey, earlier: Result, sha256: str) -> Response:
@@ -210,12 +226,6 @@ def _result(entry: Entry, form: Form, image: ImageInfo, sha256: str) -> Result:
         frames=image.frames,
         sha256=sha256,
     )
-
-
-def _renew(service: Service, entry: Entry) -> None:
-    if g.stages["receive"] > RENEW_SECONDS:
-        with redis_errors():
-            journal.replay(entry.begin(service.redis))
 
 
 def _store(
@@ -256,7 +266,8 @@ def _commit(service: Service, api_key: ApiKey, entry: Entry, result: Result) -> 
         if isinstance(failure, Exception):  # no reason to take the upload back
             log.warning("usage not counted: %s", failure)
     if not stands:
-        raise unavailable("storage_unavailable", "the upload took too long and was swept")
+        cause = "it took too long: it was swept, or a repeat has overtaken it"
+        raise unavailable("storage_unavailable", cause)
 
 
 def _answer(result: Result) -> Response:

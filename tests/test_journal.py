@@ -77,6 +77,13 @@ def test_an_aborted_upload_that_may_have_an_object_is_swept(redis):
     assert claimed(redis) == []
 
 
+def test_every_name_is_claimed_however_many_there_are(redis):
+    for number in range(250):
+        entry(f"n{number}", None).begin(redis)
+    later(redis, 61)
+    assert sorted(claimed(redis)) == sorted(f"n{number}" for number in range(250))
+
+
 def test_everything_in_redis_expires(redis):
     entry().begin(redis)
     entry("n2", "k2").begin(redis)

@@ -4,6 +4,7 @@ import json
 import select
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -422,3 +423,24 @@ def test_nothing_unexpected_was_logged(service, impatient):
         assert "Traceback" not in log
         assert "Socket error" not in log
         assert '"level": "error"' not in log
+
+
+def test_a_repeat_is_told_to_wait_however_slowly_the_first_one_comes(
+    make_service, valkey, seaweedfs, bucket, api_key
+):
+    """A lock ends 20 s after UPLOAD_TIMEOUT, unless the body still comes."""
+    settings = seaweedfs.settings(bucket) | {"UPLOAD_TIMEOUT": "1"}
+    service = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
+    key, retry_key = api_key(), {"Idempotency_Key": "slow"}
+    start = head(key, "Idempotency-Key: slow", f"Content-Length: {len(form())}")
+    with Client(service) as first:
+        first.sendall(start)
+        for byte in form()[:44]:
+            first.sendall(bytes([byte]))
+            time.sleep(0.5)
+        repeat = service.upload(PNG, key, **retry_key)
+        assert (repeat.status, repeat.json()["code"]) == (409, "idempotency_conflict")
+        first.sendall(form()[44:])
+        status, _, body = first.answer()
+    assert status == 200
+    assert service.upload(PNG, key, **retry_key).json() == body
