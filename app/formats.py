@@ -13,33 +13,46 @@ _AS_PNG = "Export it as PNG and upload that."
 _PHOTO = "Export it as JPEG from the program that you develop your photos with, and upload that."
 _STILL = "Save a single picture from it as JPEG and upload that."
 
+# What may stand before the root of an XML or HTML document. Possessive (*+), so that text which
+# is none is not tried again in all the ways in which it could be taken apart.
+_PROLOG = rb"(?:\s|<\?.*?\?>|<!--.*?-->|<!DOCTYPE(?:[^>\[]|\[.*?\]\s*)*+>)*+"
+
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (rb"....ftyp(?:hei[cxms]|hev[cxms])", "a HEIC photo, as iPhones take them", _AS_JPEG),
     (rb"....ftypavi[fs]", "an AVIF picture", _AS_JPEG),
     (rb"....ftypcrx ", "a camera raw file (Canon CR3)", _PHOTO),
-    (rb"....ftyp(?:mif1|msf1).{8}(?:....)*?avi[fs]", "an AVIF picture", _AS_JPEG),
-    (rb"....ftyp(?:mif1|msf1)", "a HEIC photo, as iPhones take them", _AS_JPEG),
+    (rb"....ftyp(?:mif1|msf1|miaf|1pic).{8}(?:....)*?avi[fs]", "an AVIF picture", _AS_JPEG),
+    (rb"....ftyp(?:mif1|msf1|miaf|1pic)", "a HEIC photo, as iPhones take them", _AS_JPEG),
     (rb"....ftyp(?:jp2|jpx|jpm)|\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 picture",
      _AS_JPEG),
     (rb"\x00\x00\x00\x0cJXL |\xff\x0a", "a JPEG XL picture", _AS_JPEG),
+    (rb"II\xbc\x01", "a JPEG XR picture", _AS_JPEG),
     (rb"....ftypM4A", "a sound file", "Upload a picture."),
-    (rb"....ftypqt  |....(?:moov|mdat|wide|free)", "a QuickTime film (MOV)", _STILL),
+    (rb"....ftypqt  |\x00...(?:moov|mdat|wide|free|skip)", "a QuickTime film (MOV)", _STILL),
     (rb"....ftyp", "a film (MP4)", _STILL),
     (rb"II\*\x00.{4}CR", "a camera raw file (Canon CR2)", _PHOTO),
+    (rb"II.{4}HEAPCCDR", "a camera raw file (Canon CRW)", _PHOTO),
     (rb"(?:II\*\x00|MM\x00\*).{0,1024}NIKON", "a camera raw file (Nikon NEF) or a TIFF", _PHOTO),
     (rb"(?:II\*\x00|MM\x00\*).{0,1024}SONY", "a camera raw file (Sony ARW) or a TIFF", _PHOTO),
     (rb"FUJIFILMCCD-RAW", "a camera raw file (Fujifilm RAF)", _PHOTO),
     (rb"IIU\x00", "a camera raw file (Panasonic RW2)", _PHOTO),
     (rb"IIR[OS]|MMOR", "a camera raw file (Olympus ORF)", _PHOTO),
+    (rb"FOVb", "a camera raw file (Sigma X3F)", _PHOTO),
+    (rb"\x00MRM", "a camera raw file (Minolta MRW)", _PHOTO),
     (rb"II[*+]\x00|MM\x00[*+]", "a TIFF picture or a camera raw file", _AS_JPEG),
     (rb"BM.{4}\x00\x00\x00\x00", "a BMP picture", _AS_PNG),
     (rb"8BP[SB]", "a Photoshop document (PSD)", _AS_JPEG),
     (rb"gimp xcf", "a GIMP document (XCF)", _AS_JPEG),
-    (rb"\x00\x00[\x01\x02]\x00.\x00", "an icon (ICO)", _AS_PNG),
-    (rb"icns", "an icon (ICNS)", _AS_PNG),
+    (rb"\x00\x00[\x01\x02]\x00[^\x00]\x00...\x00.{8}..\x00\x00", "an icon (ICO)",
+     _AS_PNG),
+    (rb".[\x00\x01][\x01-\x03\x09-\x0b].{5}.{8}[\x08\x0f\x10\x18\x20][\x00-\x3f]", "a TGA picture",
+     _AS_PNG),
+    (rb"icns\x00", "an icon (ICNS)", _AS_PNG),
     (rb"qoif", "a QOI picture", _AS_PNG),
     (rb"DDS ", "a DDS texture", _AS_PNG),
-    (rb"P[1-7]\s", "a Netpbm picture (PPM)", _AS_PNG),
+    (rb"\x8a[MJ]NG\r\n|\x8bJNG\r\n", "an MNG animation", _AS_PNG),
+    (rb"\x0a[\x00\x02-\x05]\x01[\x01\x02\x04\x08]", "a PCX picture", _AS_PNG),
+    (rb"P[1-7]\s+[\d#]|P7\nWIDTH", "a Netpbm picture (PPM)", _AS_PNG),
     (rb"%PDF", "a PDF document", "Export its page as JPEG or PNG and upload that."),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript drawing (EPS)", _AS_PNG),
     (rb"\xd7\xcd\xc6\x9a|\x01\x00\x00\x00.{36} EMF", "a Windows metafile", _AS_PNG),
@@ -47,30 +60,35 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
      "Save the picture out of it and upload that."),
     (rb"PK[\x03\x05]", "a ZIP archive (or a document that is one inside)",
      "Unpack it and upload the pictures one by one."),
-    (rb"Rar!|7z\xbc\xaf|\x1f\x8b|BZh|\xfd7zXZ", "a compressed archive",
+    (rb"Rar!\x1a|7z\xbc\xaf|\x1f\x8b|BZh\d1AY|\xfd7zXZ|.{257}ustar", "a compressed archive",
      "Unpack it and upload the pictures one by one."),
-    (rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI |FLV\x01|\x00\x00\x01[\xba\xb3]", "a film", _STILL),
-    (rb"RIFF.{4}WAVE|ID3|OggS|fLaC|\xff[\xfb\xf3\xf2]", "a sound file", "Upload a picture."),
-    (rb"\x7fELF|MZ", "a program", "Upload a picture."),
+    ((rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI |FLV\x01|\x00\x00\x01[\xba\xb3]|\x30\x26\xb2\x75"
+     rb"|OggS.{20,80}(?:theora|video)|(?:\x47.{187}){2}\x47"), "a film", _STILL),
+    (rb"RIFF.{4}WAVE|ID3[\x02-\x04]|OggS|fLaC|\xff[\xfb\xf3\xf2]", "a sound file",
+     "Upload a picture."),
+    (rb"\x7fELF|MZ(?=.{0,62}\x00)", "a program", "Upload a picture."),
     (rb"data:image/|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)", "a picture written as text (Base64)",
      "Send the bytes of the picture itself."),
-    (rb"\s*(?:<\?xml[^>]*>\s*|<!--.{0,500}?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]",
-     "an SVG drawing", _AS_PNG),
-    (rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!DOCTYPE html|<html|<head|<body)", "a web page (HTML)",
-     "Open the page and save the picture itself."),
+    (_PROLOG + rb"<(?:\w+:)?svg[\s>]|(?:\s|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE svg", "an SVG drawing",
+     _AS_PNG),
+    (_PROLOG + rb"(?:<html|<head|<body)|(?:\s|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE html",
+     "a web page (HTML)", "Open the page and save the picture itself."),
 )  # fmt: skip
 _KNOWN = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL), what, advice)
     for pattern, what, advice in _SIGNATURES
 )
 _TEXT = re.compile(rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e\x80-\xff]*")
-_HEAD = 2048
+_HEAD = 8192
 """Bytes of a file that are looked at."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def unsupported(data: memoryview) -> ApiError:
     """The refusal of a file that is none of the four formats, with its name where known."""
     head = bytes(data[:_HEAD]).removeprefix(b"\xef\xbb\xbf")
+    if head.startswith(_UTF_16):
+        head = head.decode("utf-16", "ignore").encode("utf-8", "ignore")
     for pattern, what, advice in _KNOWN:
         if pattern.match(head):
             return ApiError("unsupported_format", f"This is {what}. {advice}")

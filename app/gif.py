@@ -1,5 +1,6 @@
 """The structure of a GIF (CompuServe GIF89a): blocks up to the trailer."""
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,6 +22,7 @@ class Frame(NamedTuple):
 
 
 _IMAGE = struct.Struct("<HHHHB")
+_ZEROS = re.compile(rb"\0+")
 
 
 def frames_of(view: memoryview) -> Iterator[Frame]:
@@ -39,8 +41,8 @@ def frames_of(view: memoryview) -> Iterator[Frame]:
                     raise damaged("GIF", f"the picture before byte {pos} is impossible")
                 interlaced = bool(flags & 0x40)
                 yield Frame(left, top, width, height, interlaced, code_size, start + 1, pos)
-            elif kind == 0:  # a block's end too many: some encoders write them
-                pos += 1
+            elif kind == 0:  # ends of blocks too many: some encoders write them
+                pos = _ZEROS.match(view, pos).end()  # type: ignore[union-attr]
             else:
                 raise damaged("GIF", f"at byte {pos} there is something that has no place there")
     except (IndexError, struct.error):

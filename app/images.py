@@ -8,14 +8,16 @@ counted and not built; Pillow for GIF and WebP; libvips for a WebP too large for
 docs/images.md has the figures.
 """
 
+import math
 import os
 import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import simplejpeg
 from PIL import Image, _webp  # the plugin would build an image of each frame
@@ -26,6 +28,8 @@ from app.formats import unsupported
 from app.structure import Cut, ImageInfo, damaged
 
 __all__ = ["ImageInfo", "ImageInspector", "decode", "walk"]
+
+T = TypeVar("T")
 
 _BYTES_PER_PIXEL = 6
 """A pixel of the decoding budget stands for so many bytes of a decoder's memory."""
@@ -55,7 +59,8 @@ class ImageInspector:
     ) -> ImageInfo:
         """Say what ``data`` is, or raise the ApiError that tells why it is refused.
 
-        ``deadline`` (of ``time.monotonic()``) further bounds the wait for a decoding slot.
+        ``deadline`` (of ``time.monotonic()``) further bounds the wait for a decoding slot, and ends
+        the decoding of an animation: both with ``overloaded``.
         No reference to ``data`` is left when this returns or raises: its buffer may be reused.
         """
         try:
@@ -77,7 +82,7 @@ class ImageInspector:
             info = walk(view, self._max_pixels)
             if self._decodes:
                 with self._slot(_cost(view, info), deadline):
-                    decode(view, info)
+                    decode(view, info, deadline)
         except Cut as cut:
             if self._decodes and (share := _share(view, cut.kind)) is not None:
                 raise Cut(cut.kind, share) from None
@@ -143,14 +148,17 @@ def _begun(head: bytes) -> ApiError | None:
     return None
 
 
-def decode(data: bytes | bytearray | memoryview, info: ImageInfo) -> None:
+def decode(
+    data: bytes | bytearray | memoryview, info: ImageInfo, deadline: float | None = None
+) -> None:
     """Take every frame of ``data``, which ``walk()`` found to be ``info``, to its end.
 
-    Raises ApiError ``corrupt_image`` where a decoder finds anything wrong.
+    Raises ApiError: ``corrupt_image`` where a decoder finds anything wrong, ``overloaded`` between
+    two frames after ``deadline``.
     """
     with memoryview(data) as view:
         try:
-            _DECODERS[info.format](view, info)
+            _DECODERS[info.format](view, info, math.inf if deadline is None else deadline)
         except (ApiError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise many kinds
@@ -185,10 +193,19 @@ _MAX_COEFFICIENTS = 150_000_000
 """Of a picture in several scans libjpeg holds all coefficients, two bytes each. Above this many
 (over 100 megapixels at 4:2:0, 50 at 4:4:4) only the upper part of each scan is decoded."""
 
+_OF_HEADERS = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
 _STRAY_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
-def _decode_jpeg(view: memoryview, _info: ImageInfo) -> None:
+def _until(deadline: float, frames: Iterable[T]) -> Iterator[T]:
+    """The frames, while there is time: a million of them take longer than a client waits."""
+    for frame in frames:
+        if time.monotonic() > deadline:
+            raise unavailable("overloaded", "no time left for all frames of an animation")
+        yield frame
+
+
+def _decode_jpeg(view: memoryview) -> None:
     frame, whole = jpeg.plan(view)
     stream: memoryview | bytearray = view
     strict = True
@@ -198,9 +215,15 @@ def _decode_jpeg(view: memoryview, _info: ImageInfo) -> None:
         height = max(frame.height * _MAX_COEFFICIENTS // frame.coefficients, 1)
         frame = replace(frame, height=height)
         struct.pack_into(">H", stream, frame.height_at, height)
+    _decode_scans(stream, frame, strict=strict)
+
+
+def _decode_scans(
+    stream: bytes | bytearray | memoryview, frame: jpeg.Frame, *, strict: bool = True
+) -> None:
+    """At an eighth of the size libjpeg skips most of the arithmetic and none of the data."""
     colours = "CMYK" if len(frame.components) == 4 else "GRAY"
     try:
-        # At an eighth of the size libjpeg skips most of the arithmetic and none of the data.
         simplejpeg.decode_jpeg(
             stream, colours, fastdct=True, min_height=1, min_width=1, min_factor=8, strict=strict
         )
@@ -208,15 +231,21 @@ def _decode_jpeg(view: memoryview, _info: ImageInfo) -> None:
         if "subsampling level" in str(error):  # TurboJPEG knows the usual ones only
             _pillow_jpeg(stream, frame)
         else:
-            _judge_jpeg(view, str(error))
+            _judge_jpeg(stream, frame, str(error))
 
 
-def _judge_jpeg(view: memoryview, message: str) -> None:
-    """Decide about libjpeg's complaint; nothing is raised where the picture is good."""
-    if "premature end" in message:
-        raise Cut("JPEG")
-    if not (stray := _STRAY_END.search(message)) or not jpeg.is_filler(view, int(stray[1])):
-        raise damaged("JPEG", "its coded data does not make sense", cause=message)
+def _judge_jpeg(stream: bytes | bytearray | memoryview, frame: jpeg.Frame, message: str) -> None:
+    """Decide about libjpeg's complaint, the first that it had: there may be another behind it."""
+    with memoryview(stream) as view:
+        if "premature end" in message:
+            raise Cut("JPEG")
+        if _OF_HEADERS.search(message) and (plain := jpeg.plain(view)) != view:
+            _decode_scans(plain, frame)
+        elif stray := _STRAY_END.search(message):
+            if shorter := jpeg.without_filler(view, int(stray[1])):
+                _decode_scans(shorter, frame)
+        else:
+            raise damaged("JPEG", "its coded data does not make sense", cause=message)
 
 
 def _pillow_jpeg(data: bytes | bytearray | memoryview, frame: jpeg.Frame) -> Image.Image:
@@ -240,8 +269,8 @@ def _jpeg_share(view: memoryview) -> float | None:
     return len(flat.rstrip(last[:1])) / len(flat)
 
 
-def _decode_gif(view: memoryview, _info: ImageInfo) -> None:
-    for frame in gif.frames_of(view):
+def _decode_gif(view: memoryview, deadline: float) -> None:
+    for frame in _until(deadline, gif.frames_of(view)):
         size = (frame.width, frame.height)
         data = view[frame.start : frame.end]
         Image.frombytes("L", size, data, "gif", frame.code_size, int(frame.interlaced))
@@ -255,9 +284,9 @@ _VIPS_WEBP_BYTES = 4
 """libvips shrinks while it decodes; only a lossless picture is held in full."""
 
 
-def _decode_webp(view: memoryview, info: ImageInfo) -> None:
+def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
     small = info.width * info.height <= _PILLOW_WEBP_PIXELS
-    for stream, frames in webp.streams(view):
+    for stream, frames in _until(deadline, webp.streams(view)):
         if small:
             decoder = _webp.WebPAnimDecoder(stream)
             for _ in range(frames):
@@ -280,9 +309,9 @@ def _vips_webp(stream: bytes) -> None:
     image.avg()
 
 
-_DECODERS: dict[str, Callable[[memoryview, ImageInfo], None]] = {
-    "JPEG": _decode_jpeg,
-    "PNG": png.decode,
-    "GIF": _decode_gif,
+_DECODERS: dict[str, Callable[[memoryview, ImageInfo, float], None]] = {
+    "JPEG": lambda view, _, __: _decode_jpeg(view),
+    "PNG": lambda view, info, _: png.decode(view, info),
+    "GIF": lambda view, _, deadline: _decode_gif(view, deadline),
     "WEBP": _decode_webp,
 }

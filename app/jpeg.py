@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from app.errors import ApiError
 from app.structure import Cut, ImageInfo, check_pixels, damaged
@@ -16,7 +17,8 @@ SOF_MARKERS = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 
 PROGRESSIVE_MARKERS = frozenset((0xC2, 0xCA))
 SOS, EOI = 0xDA, 0xD9
-_FOREIGN_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
+_FOREIGN_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7))
+_FOR_APPLICATIONS = frozenset((*range(0xE0, 0xF0), 0xFE))
 _NEVER_HERE = frozenset((0x00, 0xD8, *range(0xD0, 0xD8)))
 _MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # begins with a literal: 20 x faster
@@ -28,6 +30,8 @@ decoder a pass over the whole picture, however few bytes it has."""
 
 _STRAY_BYTES = 16
 """So many bytes before EOI may be anything: cameras leave them. More must be filler."""
+
+_LEFT_OF_FILLER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,36 @@ def plan(view: memoryview) -> tuple[Frame, bool]:
     raise Cut("JPEG", 0.0)
 
 
-def is_filler(view: memoryview, count: int) -> bool:
-    """Whether the last ``count`` bytes before EOI are few or all the same."""
+def plain(view: memoryview) -> bytes:
+    """The file without what a decoder only warns of, and which changes no pixel.
+
+    That is all of the application segments, and the spectral selection of a sequential scan,
+    which decoders ignore and some Samsung phones leave empty.
+    """
+    pieces: list[bytes | memoryview] = [b"\xff\xd8"]
+    progressive = False
+    for (marker, start, end), (following, next_start, _) in pairwise(segments(view)):
+        stop = next_start - (2 if following == EOI else 4)
+        progressive = progressive or marker in PROGRESSIVE_MARKERS
+        if marker == SOS and not progressive:
+            pieces += [view[start - 4 : end - 3], b"\x00\x3f\x00", view[end:stop]]
+        elif marker not in _FOR_APPLICATIONS:
+            pieces.append(view[start - 4 : stop])
+    return b"".join((*pieces, b"\xff\xd9"))
+
+
+def without_filler(view: memoryview, count: int) -> bytes | None:
+    """The file without equal bytes before its EOI; None where ``count`` bytes there are few.
+
+    Raises ``damaged`` where they are many and differ. A scan that was overwritten with zeros
+    leaves such bytes too, after a decoder has made a picture of the first of them.
+    """
+    if count <= _STRAY_BYTES:
+        return None
     end = next(start for marker, start, _ in segments(view) if marker == EOI) - 2
-    return count <= _STRAY_BYTES or len(set(view[max(end - count, 0) : end])) == 1
+    data = bytes(view[:end])
+    filler = data[-1:]
+    kept = len(data.rstrip(filler)) + _LEFT_OF_FILLER
+    if end - kept < count - _STRAY_BYTES:
+        raise damaged("JPEG", f"there are {count} bytes too many before its end")
+    return data[:kept] + b"\xff\xd9"

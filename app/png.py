@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from app.errors import ApiError
 from app.structure import Cut, ImageInfo, check_pixels, damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -93,13 +94,14 @@ class _Walk:
         self._controls = 0
         self._sequence = 0
         self._frame_has_data = True
+        self._takes_frame_data = False
         self.frames = 0
 
     def take(self, kind: bytes, start: int, end: int) -> None:
         match kind:
             case b"IDAT":
                 self._data(start, end)
-            case b"fdAT" if self.frames and self._data_end:
+            case b"fdAT" if self.frames:
                 self._frame_data(start, end)
             case b"fcTL" if self.frames:
                 self._control(start, end)
@@ -138,10 +140,11 @@ class _Walk:
             raise damaged("PNG", f"frame {self._controls + 1} is impossible")
         self._controls += 1
         self._frame_has_data = False
+        self._takes_frame_data = bool(self._data_end)  # before it the frame's data is IDAT
 
     def _frame_data(self, start: int, end: int) -> None:
         self._in_sequence(start, end)
-        if not self._controls:
+        if not self._takes_frame_data:
             raise damaged("PNG", f"the frames are out of sequence at byte {start}")
         self._frame_has_data = True
 
@@ -154,7 +157,8 @@ class _Walk:
         if not self._data_end:
             raise damaged("PNG", "it holds no image data")
         if self.frames and (self._controls != self.frames or not self._frame_has_data):
-            raise damaged("PNG", f"it says {self.frames} frames and has {self._controls}")
+            whole = self._controls - (not self._frame_has_data)
+            raise damaged("PNG", f"of {self.frames} frames that it announces it has {whole}")
 
 
 def _name(kind: bytes) -> str:
@@ -173,6 +177,11 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
     """See that a PNG is whole up to its IEND, and the frames of an APNG in sequence."""
     chunks = _checked(view)
     kind, start, end = next(chunks)
+    if kind == b"CgBI":
+        raise ApiError(
+            "unsupported_format",
+            "This is a PNG that was changed for iPhone apps (CgBI). Export it as an ordinary PNG.",
+        )
     if kind != b"IHDR" or end - start != 13:
         raise damaged("PNG", "it does not begin with a header")
     header = Header.read(view[start:end])

@@ -63,8 +63,12 @@ def _frames(
     max_pixels: int,
 ) -> int:
     frames = 0
+    begun = False
     for kind, start, stop in chunks:
+        begun = begun or kind == b"ANIM"
         if animated and kind == b"ANMF":
+            if not begun:
+                raise damaged("WebP", "its animation has no beginning")
             frames += 1
             check_pixels(*canvas, frames, max_pixels, " (or more)")
             _check_frame(view, start, stop, canvas)

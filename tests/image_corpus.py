@@ -142,6 +142,20 @@ def jpegs() -> Iterator[Sample]:
     yield from _odd_jpegs()
 
 
+def odd_headers() -> dict[str, bytes]:
+    """Whole JPEGs with a header of which libjpeg warns, as phones and programs write them."""
+    plain = encode(photo(160, 120), "JPEG")
+    cmyk = encode(photo(160, 120, "CMYK"), "JPEG")
+    selection = plain.index(b"\xff\xda") + 11
+    version = plain.index(b"JFIF\0") + 5
+    transform = cmyk.index(b"Adobe") + 11
+    return {
+        "samsung": plain[:selection] + bytes(3) + plain[selection + 3 :],
+        "jfif-version": plain[:version] + b"\0\2" + plain[version + 2 :],
+        "adobe-transform": cmyk[:transform] + b"\3" + cmyk[transform + 1 :],
+    }
+
+
 def _odd_jpegs() -> Iterator[Sample]:
     size = (160, 120)
     image = photo(*size)
@@ -156,6 +170,8 @@ def _odd_jpegs() -> Iterator[Sample]:
     thumbnail = segment(0xE1, b"Exif\0\0" + encode(photo(64, 48), "JPEG"))
     many = [segment(0xE1, b"Exif\0\0" + bytes(65_000))] * 20
     zeros = plain[:-2] + bytes(700) + plain[-2:]
+    for name, data in odd_headers().items():
+        yield _sample(name, data, "JPEG", size)
     yield _sample("ycck", ycck, "JPEG", size)
     yield _sample("rgb", encode(image, "JPEG", keep_rgb=True), "JPEG", size)
     yield _sample("icc", encode(image, "JPEG", icc_profile=profile), "JPEG", size)
@@ -401,6 +417,15 @@ def webp_animation(width: int, height: int, frames: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def _frame_for_the_picture() -> bytes:
+    """An APNG whose good rows are a frame's before the picture, which is none."""
+    rows_ = struct.pack(">I", 0) + zlib.compress(rows(16, 8, 8, 2, 0))
+    return b"".join((
+        SIGNATURE, header(16, 8), chunk(b"acTL", struct.pack(">II", 1, 0)), chunk(b"fdAT", rows_),
+        frame_control(0, 16, 8), chunk(b"IDAT", b"no zlib stream"), chunk(b"IEND"),
+    ))  # fmt: skip
+
+
 def hostile() -> dict[str, tuple[str, bytes]]:
     """Files that ask for too much or lie, with the code they are refused with."""
     jpeg = encode(photo(64, 64), "JPEG")
@@ -434,6 +459,12 @@ def hostile() -> dict[str, tuple[str, bytes]]:
             "corrupt_image",
             some.replace(frame_control(1, 8, 4, 2, 1), frame_control(1, 8, 4, 12, 1)),
         ),
+        "apng-frame-for-the-picture": ("corrupt_image", _frame_for_the_picture()),
+        "apng-data-without-control": (
+            "corrupt_image",
+            apng(1, 1)[:-12] + chunk(b"fdAT", struct.pack(">I", 1) + b"?") + chunk(b"IEND"),
+        ),
+        "text-of-comments": ("unsupported_format", b"<!-- a -->\n" * 700 + b"<!doctype html>"),
         "gif-frames": ("too_many_pixels", gif_of(5000, 5000, 50_000)),
         "gif-65535": ("too_many_pixels", gif_of(65535, 65535, 1)),
         "gif-frame-outside": ("too_many_pixels", gif_of(1, 1, 1, (9, 9)).replace(
@@ -446,6 +477,10 @@ def hostile() -> dict[str, tuple[str, bytes]]:
         "webp-empty-lossless": (
             "corrupt_image",
             riff((b"VP8L", b"\x2f" + struct.pack("<I", 9000 | 9000 << 14) + bytes(64))),
+        ),
+        "webp-no-beginning": (
+            "corrupt_image",
+            webp_animation(64, 64, 3).replace(b"ANIM", b"JUNK"),
         ),
         "webp-no-frames": ("corrupt_image", webp_animation(64, 64, 0)),
     }  # fmt: skip

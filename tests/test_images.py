@@ -21,6 +21,7 @@ from image_corpus import (
     encode,
     gif_of,
     hostile,
+    odd_headers,
     packed_rows,
     photo,
     png,
@@ -30,7 +31,7 @@ from image_corpus import (
 )
 
 from app.errors import ApiError
-from app.images import ImageInfo, ImageInspector
+from app.images import ImageInfo, ImageInspector, decode, walk
 from bench.images import measure
 
 ROOT = Path(__file__).parent.parent
@@ -141,6 +142,21 @@ def test_a_jpeg_with_a_block_of_zeros_in_it_is_refused(options):
     assert refusal(data).code == "corrupt_image"
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_jpeg_of_zeros_from_somewhere_up_to_its_end_mark_is_refused(options, share):
+    """libjpeg makes a picture of the first zeros, and only finds some of them left over."""
+    data = encode(photo(1200, 800), "JPEG", quality=95, subsampling=0, **options)
+    place = int(len(data) * share)
+    zeros = bytes(len(data) - 2 - place)
+    assert refusal(data[:place] + zeros + b"\xff\xd9").code == "corrupt_image"
+
+
+def test_a_jpeg_whose_header_is_odd_is_still_refused_when_it_is_cut():
+    data = odd_headers()["samsung"]
+    assert refusal(data[: len(data) // 2] + b"\xff\xd9").code == "corrupt_image"
+
+
 def test_a_webp_cut_and_its_lengths_made_to_fit_is_refused():
     data = bytearray(encode(photo(320, 240), "WEBP"))
     half = len(data) // 2 & ~1
@@ -220,7 +236,20 @@ FOREIGN = [
     (b"FUJIFILMCCD-RAW 0201", "camera raw file (Fujifilm RAF)"),
     (b"BM\x36\0\x0c\0\0\0\0\0\x36\0", "a BMP picture"),
     (b"8BPS\0\1", "a Photoshop document"),
-    (b"\0\0\1\0\1\0\x10\x10", "an icon"),
+    (b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0\x68\4\0\0\x16\0\0\0", "an icon"),
+    (b"\0\0\2\0\0\0\0\0\0\0\0\0\x40\0\x20\0\x18\0" + bytes(9), "a TGA picture"),
+    (b"OggS\0\2" + bytes(22) + b"\x80theora", "a film"),
+    (b"\xff\xfe" + "<?xml version='1.0'?><svg>".encode("utf-16-le"), "an SVG drawing"),
+    (b"<!-- x -->\n" * 99 + b"<svg:svg>", "an SVG drawing"),
+    (
+        b'<!DOCTYPE svg PUBLIC "-//W3C" "x.dtd" [\n<!ENTITY ns "http://x">\n]>\n<svg>',
+        "an SVG drawing",
+    ),
+    (b"<!-- saved from url=(0014)about:internet -->\n<!DOCTYPE html>", "a web page"),
+    (b"<!-- -->" * 999, "This is text"),
+    (b"For free", "This is text"),
+    (b"MZ is a magazine", "This is text"),
+    (b"ID3 and icns are not BZh", "This is text"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
     (b"\xff\x4f\xff\x51\0\x2f", "a JPEG 2000 picture"),
     (b"\xff\x0a\xfa\x1f", "a JPEG XL picture"),
@@ -262,9 +291,17 @@ def test_jpegs_that_browsers_cannot_show_are_named(place, value, words):
     assert (error.code, words in error.detail) == ("unsupported_format", True)
 
 
-def test_a_lossless_jpeg_is_named():
-    data = encode(photo(16, 16), "JPEG").replace(b"\xff\xc0", b"\xff\xc3", 1)
-    assert "lossless" in refusal(data).detail
+@pytest.mark.parametrize("marker", [0xC3, 0xF7])
+def test_a_lossless_jpeg_is_named(marker):
+    data = encode(photo(16, 16), "JPEG").replace(b"\xff\xc0", bytes((0xFF, marker)), 1)
+    error = refusal(data)
+    assert (error.code, "lossless" in error.detail) == ("unsupported_format", True)
+
+
+def test_a_png_for_iphone_apps_is_named():
+    data = png(9, 9).replace(png(9, 9)[8:33], chunk(b"CgBI", b"\x50\0\x20\2") + png(9, 9)[8:33])
+    error = refusal(data)
+    assert (error.code, "iPhone apps" in error.detail) == ("unsupported_format", True)
 
 
 # What is hostile
@@ -406,6 +443,12 @@ def test_who_waits_too_long_for_a_slot_is_sent_away_with_503():
     assert (caught.value.code, caught.value.status) == ("overloaded", 503)
     assert int(caught.value.headers["Retry-After"]) >= 1
     assert (gate.pixels_in_use, gate.waiting) == (0, 0)
+
+
+def test_a_deadline_ends_an_animation():
+    with pytest.raises(ApiError) as caught:
+        decode(gif_of(9, 9, 3), walk(gif_of(9, 9, 3), 1000), time.monotonic() - 1)
+    assert caught.value.code == "overloaded"
 
 
 def test_a_deadline_ends_the_wait_sooner():
