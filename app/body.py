@@ -133,7 +133,7 @@ class Body:
         try:
             count = self._receive(view[: self._left], deadline)
         except TimeoutError as error:
-            raise _too_slow() from error
+            raise too_slow() from error
         except (OSError, EOFError) as error:
             raise ClientDisconnected from error
         except Exception as error:  # each server has its own kinds for broken chunks
@@ -227,10 +227,12 @@ def has_body(environ: Environ) -> bool:
     return bool(content_length(environ)) or bool(environ.get("HTTP_TRANSFER_ENCODING"))
 
 
-def _too_slow() -> ApiError:
+def too_slow(cause: str | None = None) -> ApiError:
+    """The 408 ``request_timeout``."""
     return ApiError(
         "request_timeout",
         "The upload came too slowly and was given up. Try again with a better connection.",
+        cause=cause,
     )
 
 

@@ -1,15 +1,18 @@
 """gunicorn's threaded worker as uploads need it: the one place that knows gunicorn's insides.
 
-Five things are different from the worker it is made of (gunicorn 27):
+Six things are different from the worker it is made of (gunicorn 27):
 
 - A connection gets a thread once the head of a request is all there, so that
   slow or silent clients hold none. Until then it waits in the event loop.
+- What is no POST has two threads of its own, so that bodies that come slowly
+  hold up no health check. A POST that finds no thread in time is told 503.
 - ``wsgi.input`` can receive straight into a buffer, within a deadline, and
   sends ``100 Continue`` only when somebody asks for the body.
 - A connection to be closed lingers in the event loop until its client has
   closed too, so that the answer is seen by one that is still sending.
   gunicorn waits for it for two seconds, in the thread that accepts.
-- A stop serves what has connected, and is heeded from the fork on.
+- A stop serves what has connected, lets nobody else connect, and is heeded
+  from the fork on.
 - What it answers and logs about broken HTTP repeats nothing of the request,
   where its own page repeats the request line, and with it a key.
 
@@ -24,7 +27,9 @@ import signal
 import socket
 import time
 import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn import glogging
@@ -42,7 +47,8 @@ from gunicorn.http.unreader import IterUnreader
 from gunicorn.workers import gthread
 
 from app import health
-from app.errors import ApiError
+from app.body import too_slow
+from app.errors import ApiError, unavailable
 
 HEAD_BYTES = 32 * 1024
 """The longest head of a request: nginx takes no longer one either."""
@@ -54,13 +60,22 @@ LINGER_SECONDS = 8.0
 LINGER_BYTES = 48 * 1024 * 1024
 """So long a closed connection waits for its client's end, dropping so much."""
 
+QUEUE_SECONDS = 8.0
+"""So long a request waits for a thread before it is told that the service is full."""
+
 SEND_SECONDS = 30.0
 """A client that takes none of its answer for so long is given up."""
 
 _STOP_SECONDS = 2.0
+_LIGHT_THREADS = 2
 _STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 _CHUNK_ERRORS = (ChunkMissingTerminator, InvalidChunkExtension, InvalidChunkSize, ParseException)
-_DEFER = getattr(gthread, "_DEFER", None)
+_STATUSES: tuple[tuple[Any, int], ...] = (
+    (LimitRequestLine, 414),
+    (LimitRequestHeaders, 431),
+    (ExpectationFailed, 417),
+    (_CHUNK_ERRORS, 400),
+)
 _SCRATCH = bytearray(256 * 1024)
 
 log = logging.getLogger("uploader.worker")
@@ -207,6 +222,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._light = ThreadPoolExecutor(_LIGHT_THREADS, thread_name_prefix="light")
+        self._queued: dict[Future[Any], float] = {}  # and since when; oldest first
         self._lingering: dict[Any, None] = {}  # oldest first
 
     def init_signals(self) -> None:
@@ -223,27 +240,47 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self.alive = False  # its event loop has yet to begin
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """On a stop, take what has connected already: it would be reset at the end."""
+        """On a stop, take what has connected already, and then let nobody connect any more.
+
+        Who connects to a server that is about to end is better refused at once than reset.
+        """
         super().set_accept_enabled(enabled)
-        while not self.alive and self.nr_conns < self.worker_connections:
+        if self.alive:
+            return
+        before = -1
+        while before < self.nr_conns < self.worker_connections:
             before = self.nr_conns
             for listener in self.sockets:
                 self.accept(listener)
-            if self.nr_conns == before:
-                return
+        for listener in self.sockets:
+            listener.close()
 
-    def handle(self, conn: Any) -> Any:
-        """Serve the next request of a connection, or leave it to the event loop to wait."""
-        if _DEFER is None or self.cfg.is_ssl or conn.sock.family == socket.AF_UNIX:
-            return super().handle(conn)
+    def enqueue_req(self, conn: Any) -> None:
+        """Give a connection to a thread once its next request can be read; in the event loop."""
+        if self.cfg.is_ssl or conn.sock.family == socket.AF_UNIX:
+            super().enqueue_req(conn)
+            return
         try:
-            ready = self._has_head(conn)
+            head = self._head(conn)
         except OSError:
-            return False
-        if not ready:
-            return ready if ready is False else _DEFER
+            head = b""
+        if head is None:
+            self._wait(conn)
+        elif not head:
+            self._linger(conn)
+        else:
+            self._submit(conn, light=not head.startswith(b"POST "))
+
+    def _submit(self, conn: Any, *, light: bool) -> None:
         conn.data_ready = True
-        return super().handle(conn)
+        if light:
+            future = self._light.submit(self.handle, conn)
+        else:
+            future = self.tpool.submit(self.handle, conn)
+            self._queued[future] = time.monotonic()
+        future.add_done_callback(
+            lambda done: self.method_queue.defer(self.finish_request, conn, done)
+        )
 
     def handle_request(self, req: Any, conn: Any) -> bool:
         """Serve one request whose head has been read."""
@@ -259,25 +296,34 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
         """Answer broken HTTP with a problem document, and log what kind it was."""
-        status, reason = _status(exc)
-        self._refuse(client, status, reason, type(exc).__name__)
+        kind = type(exc).__name__
+        status = next((status for kinds, status in _STATUSES if isinstance(exc, kinds)), 500)
+        if status == 500:
+            detail = "Something went wrong on our side. Try again."
+            self._refuse(client, ApiError("internal_error", detail, cause=kind))
+        else:
+            self._refuse(client, _broken(kind), status)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """What becomes of a connection after a request; in the event loop."""
-        failed = fs.cancelled() or fs.exception()
-        if not failed and fs.result() is _DEFER and not self.alive:
-            self._wait_briefly(conn)
-        elif failed or fs.result():
+        self._queued.pop(fs, None)
+        if fs.cancelled():
+            self._refuse(conn.sock, unavailable("overloaded", "no thread was free in time"))
+            self._linger(conn)
+        elif fs.exception() or fs.result():
             super().finish_request(conn, fs)
         else:
             self._linger(conn)
 
     def murder_pending(self) -> None:
-        """Close what has waited too long; called every second."""
+        """Close what has waited too long, refuse what no thread took; called every second."""
         super().murder_pending()
         now = time.monotonic()
         while self._lingering and (conn := next(iter(self._lingering))).timeout < now:
             self._close(conn)
+        for future in [each for each, since in self._queued.items() if now - since > QUEUE_SECONDS]:
+            del self._queued[future]
+            future.cancel()  # unless a thread has it by now
 
     def _cap_keepalive(self, deadline: float) -> None:
         """On a stop: connections on which nothing has come do not hold the process."""
@@ -285,8 +331,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, deadline)
 
-    def _has_head(self, conn: Any) -> bool | None:
-        """Whether a whole head is there to be read; None: wait for it; False: close."""
+    def _head(self, conn: Any) -> bytes | None:
+        """The next request, whose head is all there; None: wait for it; empty: close."""
         ahead = conn.parser.unreader.buf.getvalue() if conn.parser else b""
         conn.sock.setblocking(False)
         try:
@@ -294,31 +340,33 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         except BlockingIOError:
             there = None
         if _is_head(ahead + (there or b"")):
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            conn.head = None
-            return True
+            if getattr(conn, "head", None):
+                conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                conn.head = None
+            return bytes(ahead + (there or b""))
         if there == b"" or (ahead and not self.alive):
-            return False
+            return b""
         return None if there is None else self._wait_for_head(conn, len(ahead), len(there))
 
-    def _wait_for_head(self, conn: Any, ahead: int, there: int) -> bool | None:
+    def _wait_for_head(self, conn: Any, ahead: int, there: int) -> bytes | None:
         seen, since = getattr(conn, "head", None) or (0, time.monotonic())
         if there <= seen:
-            return False  # woken, and nothing new: the client has closed its side
+            return b""  # woken, and nothing new: the client has closed its side
         if ahead + there >= HEAD_BYTES:
-            self._refuse(conn.sock, 431, "Request Header Fields Too Large", "head too long")
-            return False
+            self._refuse(conn.sock, _broken("head too long"), 431)
+            return b""
         if time.monotonic() - since > HEAD_SECONDS:
-            self._refuse(conn.sock, 408, "Request Timeout", "head too slow")
-            return False
+            self._refuse(conn.sock, too_slow("head too slow"))
+            return b""
         conn.head = (there, since)
         # Wake up for more than what is there already (Linux 2.6.28, socket(7)).
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, there + 1)
         return None
 
-    def _wait_briefly(self, conn: Any) -> None:
-        """On a stop: a request may be on its way; gunicorn would reset its connection."""
-        conn.timeout = time.monotonic() + _STOP_SECONDS
+    def _wait(self, conn: Any) -> None:
+        """Have the event loop look again when more has come; on a stop not for long."""
+        seconds = self.cfg.keepalive if self.alive else _STOP_SECONDS
+        conn.timeout = time.monotonic() + seconds
         self.pending_conns.append(conn)
         wake = partial(self.on_pending_socket_readable, conn)
         self.poller.register(conn.sock, gthread.selectors.EVENT_READ, wake)
@@ -354,13 +402,15 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         conn.close()
 
-    def _refuse(self, client: socket.socket, status: int, reason: str, kind: str) -> None:
+    def _refuse(self, client: socket.socket, error: ApiError, status: int | None = None) -> None:
+        """Answer without the application, in one piece that a socket takes without waiting."""
         request_id = str(uuid.uuid4())
-        level = logging.ERROR if status == 500 else logging.INFO
-        log.log(level, "broken request: %s", kind, extra={"request_id": request_id})
+        level = {500: logging.ERROR, 503: logging.WARNING}.get(error.status, logging.INFO)
+        extra = {"request_id": request_id}
+        log.log(level, "%s: %s", error.code, error.cause, extra=extra)
         try:
-            client.settimeout(SEND_SECONDS)
-            client.sendall(_answer(status, reason, request_id))
+            client.setblocking(False)
+            client.sendall(_answer(error, status or error.status, request_id))
         except OSError:
             log.debug("the client was gone")
 
@@ -370,28 +420,24 @@ def _is_head(data: bytes) -> bool:
     return b"\r\n\r\n" in data or b"\n\n" in data
 
 
-def _status(exc: BaseException) -> tuple[int, str]:
-    if isinstance(exc, LimitRequestLine):
-        return 414, "URI Too Long"
-    if isinstance(exc, LimitRequestHeaders):
-        return 431, "Request Header Fields Too Large"
-    if isinstance(exc, ExpectationFailed):
-        return 417, "Expectation Failed"
-    if isinstance(exc, _CHUNK_ERRORS):
-        return 400, "Bad Request"
-    return 500, "Internal Server Error"
+def _broken(kind: str) -> ApiError:
+    detail = "The request is not valid HTTP for this service. See /docs."
+    return ApiError("bad_request", detail, cause=kind)
 
 
-def _answer(status: int, reason: str, request_id: str) -> bytes:
-    error = (
-        ApiError("bad_request", "The request is not valid HTTP for this service. See /docs.")
-        if status < 500
-        else ApiError("internal_error", "Something went wrong on our side. Try again.")
-    )
-    problem = json.dumps(error.problem(request_id) | {"status": status, "title": reason})
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nCache-Control: no-store\r\n"
-        f"X-Content-Type-Options: nosniff\r\nX-Request-Id: {request_id}\r\n"
-        f"Content-Type: application/problem+json\r\nContent-Length: {len(problem)}\r\n\r\n"
-    )
-    return f"{head}{problem}".encode("ascii")
+def _answer(error: ApiError, status: int, request_id: str) -> bytes:
+    phrase = HTTPStatus(status).phrase
+    problem = error.problem(request_id)
+    if status != error.status:
+        problem |= {"status": status, "title": phrase}
+    body = json.dumps(problem)
+    headers = error.headers | {
+        "Connection": "close",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "X-Request-Id": request_id,
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body)),
+    }
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {text}" for name, text in headers.items())]
+    return "\r\n".join([*lines, "", body]).encode("ascii")

@@ -444,3 +444,27 @@ def test_a_repeat_is_told_to_wait_however_slowly_the_first_one_comes(
         status, _, body = first.answer()
     assert status == 200
     assert service.upload(PNG, key, **retry_key).json() == body
+
+
+def test_slow_bodies_hold_up_no_health_check_and_who_finds_no_thread_is_told(
+    make_service, valkey, seaweedfs, bucket, api_key
+):
+    few = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "2"}
+    service = make_service(valkey.url, seaweedfs.settings(bucket), **few)
+    key = api_key(rate_limit="9/minute")
+    start = head(key, f"Content-Length: {len(form())}") + form()[:50]
+    with Client(service) as one, Client(service) as other, Client(service) as third:
+        for slow in (one, other, third):
+            slow.sendall(start)
+        limits = {"x-api-key": key}
+        wait_until(lambda: service.get("/upload/limits", **limits).json()["data"]["remaining"] == 7)
+        assert service.get("/healthz").status == 200
+        assert service.get("/readyz").status == 200
+        status, headers, problem = third.answer()
+        assert (status, problem["code"]) == (503, "overloaded")
+        assert int(headers["retry-after"]) >= 1
+        assert problem["request_id"] == headers["x-request-id"]
+        for slow in (one, other):
+            slow.sendall(form()[50:])
+            assert slow.status() == 200
+    service.stop()

@@ -172,6 +172,25 @@ def test_a_stop_under_load_finishes_what_was_taken_in_and_loses_nothing(
     assert seaweedfs.keys(place) == set(stored)
 
 
+def test_a_stop_lets_nobody_else_connect_while_it_waits_for_an_upload(
+    reloaded, redis_client, api_key, photo
+):
+    slow = SlowUpload(reloaded.port, Load(reloaded.url, api_key(), photo))
+    wait_until(lambda: under_way(redis_client))
+    reloaded.signal(signal.SIGTERM)
+
+    def refused():
+        try:
+            socket.create_connection(("127.0.0.1", reloaded.port), 5).close()
+        except ConnectionRefusedError:
+            return True
+
+    wait_until(refused)
+    assert reloaded.popen.poll() is None
+    assert slow.finish()
+    assert reloaded.popen.wait(60) == 0
+
+
 SLOWLY_FORKED = """
 import time
 set_up = post_fork
