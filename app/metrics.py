@@ -111,7 +111,7 @@ def init_app(app: Flask, config: Config) -> None:
     _begin_at_zero(metrics, app)
 
     def begin() -> None:
-        if request.endpoint == _UPLOAD:
+        if request.endpoint == _UPLOAD and request.method == "POST":
             g.in_progress = True
             metrics.in_progress.inc()
 

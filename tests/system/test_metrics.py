@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 GOOD = picture()
 BROKEN = GOOD[:-20]
+ORIGIN = "https://cms.example.org"
 
 
 class Scraped:
@@ -37,7 +38,7 @@ class Scraped:
 @pytest.fixture
 def measured(make_service, valkey, seaweedfs, bucket):
     port = servers.free_port()
-    settings = {"METRICS_PORT": str(port), "METRICS_PER_KEY": "yes"}
+    settings = {"METRICS_PORT": str(port), "METRICS_PER_KEY": "yes", "CORS_ORIGINS": ORIGIN}
     service = make_service(valkey.url, seaweedfs.settings(bucket), **settings)
     service.metrics_port = port
     service.metrics = lambda: Scraped(port)
@@ -46,7 +47,11 @@ def measured(make_service, valkey, seaweedfs, bucket):
 
 def send_a_mixed_load(service, key, times=6):
     """Some of everything; spread over both workers by connections that end."""
+    preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     for _ in range(times):
+        asked = HTTP.request("OPTIONS", f"{service.url}/upload/image", headers=preflight)
+        assert asked.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert HTTP.request("BREW", f"{service.url}/nothing").status == 404
         for file, given in ((GOOD, key), (BROKEN, key), (GOOD, "nonsense")):
             service.upload(file, given, Connection="close")
 
@@ -68,6 +73,8 @@ def expect_the_mixed_load(scraped, key, times):
     assert scraped.get("uploads_in_progress") == 0
     route = {"method": "POST", "route": "/upload/image"}
     assert scraped.get("requests_total", status="400", **route) == times
+    nowhere = {"method": "other", "route": "none", "status": "404"}
+    assert scraped.get("requests_total", **nowhere) == times
 
 
 def test_counters_equal_what_was_sent_also_after_workers_were_killed_and_reloaded(
@@ -170,7 +177,7 @@ def test_a_taken_port_ends_the_start_with_its_name(measured, tmp_path):
     taken = {**measured.environ, "BIND": f"127.0.0.1:{servers.free_port()}"}
     second = Process(measured.command, tmp_path / "log", **taken)
     assert second.popen.wait(30) != 0
-    assert "METRICS_PORT: cannot listen there" in second.log_path.read_text()
+    assert "METRICS_HOST, METRICS_PORT: cannot listen at 127.0.0.1" in second.log_path.read_text()
 
 
 def test_a_stop_leaves_no_file(measured):
