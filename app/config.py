@@ -8,14 +8,15 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 MAX_FILE_SIZE = 15 * 1024 * 1024
 """Bytes of the largest file that is accepted (the specification's 15 MB)."""
 
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-_RATE = re.compile(r"\s*([0-9]{1,9})\s*/\s*(second|minute|hour|day)\s*", re.ASCII | re.IGNORECASE)
+_RATE = re.compile(r"\s*([0-9]{1,15})\s*/\s*(second|minute|hour|day)\s*", re.ASCII | re.IGNORECASE)
 
 
 class ConfigError(ValueError):
@@ -81,7 +82,8 @@ def _choice(*names: str) -> Callable[[str], str]:
     return parse
 
 
-def _flag(value: str) -> bool:
+def parse_flag(value: str) -> bool:
+    """Read ``1``, ``true``, ``yes`` or ``0``, ``false``, ``no``; ValueError for anything else."""
     if value.lower() in ("1", "true", "yes"):
         return True
     if value.lower() in ("0", "false", "no"):
@@ -89,23 +91,28 @@ def _flag(value: str) -> bool:
     raise ValueError
 
 
+# What redis-py takes from the query of an address, of all its options: those a person needs.
+_REDIS_OPTIONS = {"db", "client_name", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile",
+                  "ssl_keyfile", "ssl_password"}  # fmt: skip
+
+
 def _redis_url(value: str) -> str:
     url = urlsplit(value)
-    hosts = url.netloc.rpartition("@")[2].split(",")
-    for host in hosts:
-        port = urlsplit(f"//{host}").port  # ValueError when it is no port
-        if port == 0:
-            raise ValueError
+    hosts = [urlsplit(f"//{host}") for host in url.netloc.rpartition("@")[2].split(",")]
+    named = all(host.hostname and host.port != 0 for host in hosts)  # ValueError: no port
+    options = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query)))
+    known = options.keys() <= _REDIS_OPTIONS and options.get("db", "0").isdecimal()
     match url.scheme:
         case "redis" | "rediss":
-            complete = len(hosts) == 1 and bool(url.hostname)
+            complete = named and len(hosts) == 1 and known
             complete = complete and re.fullmatch(r"(/[0-9]*)?", url.path) is not None
         case "unix":
-            complete = len(url.path) > 1
+            complete = len(url.path) > 1 and known
         case "redis+sentinel":
-            complete = all(hosts) and re.fullmatch(r"/[^/]+(/[0-9]*)?", url.path) is not None
+            complete = named and re.fullmatch(r"/[^/]+(/[0-9]*)?", url.path) is not None
+            complete = complete and not url.query
         case "redis+cluster":
-            complete = all(hosts) and url.path in ("", "/", "/0")
+            complete = named and url.path in ("", "/", "/0") and not url.query
         case _:
             complete = False
     if not complete:
@@ -115,14 +122,32 @@ def _redis_url(value: str) -> str:
 
 def _endpoint(value: str) -> str:
     url = urlsplit(value)
-    plain = url.path in ("", "/") and not (url.query or url.fragment or "@" in url.netloc)
-    if url.scheme not in ("http", "https") or not url.hostname or not plain or url.port == 0:
+    plain = url.path in ("", "/") and not (url.query or url.fragment)
+    named = re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9a-fA-F:.]+\](:[0-9]+)?", url.netloc)
+    if url.scheme not in ("http", "https") or not plain or not named or url.port == 0:
         raise ValueError
     return f"{url.scheme}://{url.netloc}"
 
 
 def _bucket(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
+    label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+    if not 3 <= len(value) <= 63 or not re.fullmatch(rf"{label}(\.{label})*", value):
+        raise ValueError
+    if re.fullmatch(r"[0-9.]+", value) and value.count(".") == 3:
+        raise ValueError  # like an IP address
+    return value
+
+
+def _region(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?", value):
+        raise ValueError
+    return value
+
+
+def _host(value: str) -> str:
+    if re.fullmatch(r"[0-9.]+|.*:.*", value):
+        ip_address(value)  # ValueError when it is none
+    elif not re.fullmatch(r"[A-Za-z0-9._-]+", value):
         raise ValueError
     return value
 
@@ -183,7 +208,7 @@ class Config:
         secret=True,
     )
     redis_tls_verify: bool = _setting(
-        "REDIS_TLS_VERIFY", True, _flag, "yes or no (no: accept any certificate)", "yes"
+        "REDIS_TLS_VERIFY", True, parse_flag, "yes or no (no: accept any certificate)", "yes"
     )
     redis_timeout: float = _setting(
         "REDIS_TIMEOUT", 0.5, _seconds(0.05, 5), "seconds a call to Redis, 0.05 to 5", "0.5"
@@ -197,7 +222,7 @@ class Config:
         secret=True,
     )
     s3_bucket: str = _setting("S3_BUCKET", "assets", _bucket, "name of a bucket", "assets")
-    s3_region: str = _setting("S3_REGION", "us-east-1", _text, "name of a region", "eu-central-1")
+    s3_region: str = _setting("S3_REGION", "us-east-1", _region, "name of a region", "eu-central-1")
     s3_access_key: str | None = _setting(
         "S3_ACCESS_KEY", None, _text, "text, together with S3_SECRET_KEY", "uploader", secret=True
     )
@@ -296,10 +321,10 @@ class Config:
         "METRICS_PORT", None, _whole(1, 65535), "a port, 1 to 65535", "9100"
     )
     metrics_host: str = _setting(
-        "METRICS_HOST", "127.0.0.1", _text, "address that METRICS_PORT listens on", "127.0.0.1"
+        "METRICS_HOST", "127.0.0.1", _host, "address that METRICS_PORT listens on", "127.0.0.1"
     )
     metrics_per_key: bool = _setting(
-        "METRICS_PER_KEY", False, _flag, "yes or no: count uploads per API key", "no"
+        "METRICS_PER_KEY", False, parse_flag, "yes or no: count uploads per API key", "no"
     )
 
     @property
@@ -329,7 +354,8 @@ class Config:
                     f"{setting['variable']}: {shown} is not valid; it must be"
                     f" {setting['form']}, for example {setting['example']}"
                 )
-        if bool(environ.get("S3_ACCESS_KEY")) != bool(environ.get("S3_SECRET_KEY")):
+        pair = [environ.get(name, "").strip() for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY")]
+        if any(pair) and not all(pair):
             mistakes.append(
                 "S3_ACCESS_KEY, S3_SECRET_KEY: only one of them is set; set both,"
                 " for example S3_ACCESS_KEY=uploader S3_SECRET_KEY=..., or neither"

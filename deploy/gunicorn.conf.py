@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -70,7 +71,12 @@ def on_starting(server):
         try:
             server.metrics = Listener(settings.metrics_host, settings.metrics_port, directory)
         except OSError as error:
-            sys.exit(f"METRICS_PORT: cannot listen there: {error.strerror}")
+            shutil.rmtree(directory)
+            sys.exit(
+                f"METRICS_HOST, METRICS_PORT: cannot listen at {settings.metrics_host}, port"
+                f" {settings.metrics_port} ({error.strerror}); they must be an address of this"
+                " machine and a free port, for example 127.0.0.1 and 9100"
+            )
 
 
 def share_heaps():

@@ -75,6 +75,8 @@ def test_no_secret_is_in_the_representation():
         "redis://user:pass@host",
         "rediss://host:6380/1",
         "unix:///run/redis.sock",
+        "unix:///run/redis.sock?db=1",
+        "rediss://host/0?ssl_ca_certs=/etc/ca.pem&client_name=uploader",
         "redis+sentinel://a:26379,b:26379,c:26379/main/0",
         "redis+sentinel://:pass@a:26379/main",
         "redis+cluster://a:7000,b:7001",
@@ -98,10 +100,54 @@ def test_every_form_of_redis_url_is_taken(url):
         "redis+sentinel://a:26379",
         "redis+cluster://a:7000,",
         "redis+cluster://a:7000/3",
+        "redis+cluster://a:7000,:7001",
+        "redis+cluster://a:7000?db=1",
+        "redis+sentinel://a:26379/main?db=1",
+        "redis://host/0?decode_responses=True",
+        "redis://host/0?foo=bar",
+        "redis://host/0?db",
+        "unix:///run/redis.sock?db=x",
     ],
 )
 def test_other_forms_of_redis_url_are_refused(url):
     assert "REDIS_URL" in mistakes(REDIS_URL=url)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("S3_REGION", "not a region!"),
+        ("S3_REGION", "eu/../west"),
+        ("S3_BUCKET", "192.168.0.1"),
+        ("S3_BUCKET", "a.-b"),
+        ("S3_BUCKET", "ab"),
+        ("S3_BUCKET", "a" * 64),
+        ("S3_ENDPOINT", "http://a b:9"),
+        ("S3_ENDPOINT", "http://a/bucket"),
+        ("METRICS_HOST", "999.1.1.1"),
+        ("METRICS_HOST", "a host"),
+    ],
+)
+def test_what_a_store_or_a_system_would_refuse_later_is_refused_at_the_start(variable, value):
+    assert f"\n  {variable}: " in mistakes(**{variable: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("S3_BUCKET", "assets.example-1.org"),
+        ("S3_REGION", "auto"),
+        ("S3_ENDPOINT", "http://[::1]:9000"),
+        ("METRICS_HOST", "::1"),
+        ("METRICS_HOST", "localhost"),
+    ],
+)
+def test_unusual_names_are_taken(variable, value):
+    assert getattr(Config.from_env({variable: value}), variable.lower()) == value
+
+
+def test_half_a_pair_of_credentials_is_refused():
+    assert "S3_ACCESS_KEY, S3_SECRET_KEY" in mistakes(S3_ACCESS_KEY="  ", S3_SECRET_KEY="x")
 
 
 @pytest.mark.parametrize(
