@@ -90,9 +90,13 @@ def _command(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **options: Any) -> Any:
         try:
             with redis_errors():
-                return function(*args, **options)
+                try:
+                    return function(*args, **options)
+                except BrokenPipeError as error:  # `| head`, which Click knows what to do about
+                    end_of_output = error
         except ApiError as error:
             raise click.ClickException(f"{error.title}: {error.cause or error.detail}") from error
+        raise end_of_output
 
     return run
 
@@ -111,7 +115,7 @@ def _rate(_: Any, __: Any, value: str | None) -> str | None:
 def _expiry(_: Any, __: Any, value: str | None) -> str | None:
     try:
         if value:
-            parse_expiry(value)
+            parse_expiry(value.strip())
     except ValueError:
         raise click.BadParameter("must be like 2027-01-31 or 2027-01-31T12:00:00Z") from None
     return value
@@ -156,7 +160,7 @@ def create(
     if not _add(digest, record):
         raise click.ClickException(f"This key is there already: {digest[:12]}.")
     _tell_new(key, digest, as_json=as_json, shown=not from_stdin)
-    if not roles:
+    if not _roles({b"roles": record.get("roles", "").encode()}):
         click.secho("It has no role: every upload with it is refused.", fg="yellow", err=True)
 
 
@@ -334,6 +338,15 @@ def _find(key_id: str) -> str:
     return digests[0]
 
 
+def _find_record(key_id: str) -> tuple[str, dict[bytes, bytes]]:
+    """As ``_find``, with the record."""
+    digest = _find(key_id)
+    record = read_record(_service().redis, digest)
+    if not record:
+        raise click.ClickException(f"The record of {digest[:12]} is not a hash.")
+    return digest, record
+
+
 @keys.command()
 @click.argument("key_id", metavar="ID")
 @_as_json
@@ -366,7 +379,7 @@ def enable(key_id: str) -> None:
 
 
 def _set(key_id: str, field: str, value: str) -> None:
-    digest = _find(key_id)
+    digest, _ = _find_record(key_id)
     _service().redis.hset(PREFIX + digest, field, value)
     click.echo(f"{digest[:12]}: {field} {value}")
 
@@ -378,12 +391,13 @@ def _set(key_id: str, field: str, value: str) -> None:
 @_command
 def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
     """Make a successor with the same rights and let the old key expire."""
-    redis = _service().redis
-    digest = _find(key_id)
-    record = read_record(redis, digest)
-    if not record:
-        raise click.ClickException(f"The record of {digest[:12]} is not a hash.")
-    inherited = {  # as bytes: what cannot be read must not become readable
+    digest, record = _find_record(key_id)
+    state = _state(digest, record)
+    if state != "good":
+        raise click.ClickException(
+            f"{digest[:12]} is {state}: its successor could do more than it."
+        )
+    inherited = {
         field: value
         for field in ("name", "roles", "rate_limit", "expires_at")
         if (value := record.get(field.encode()))
@@ -392,17 +406,10 @@ def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
     successor = digest_of(key)
     _add(successor, inherited or {"name": b""})
     end = datetime.now(UTC) + overlap
-    earlier = _text(record, "expires_at").strip()
-    if not earlier or _is_after(earlier, end):
-        redis.hset(PREFIX + digest, "expires_at", f"{end:%Y-%m-%dT%H:%M:%SZ}")
+    earlier = ApiKey.parse(digest, record, _service().config.rate_limit).expires_at
+    if earlier is None or earlier > end:
+        _service().redis.hset(PREFIX + digest, "expires_at", f"{end:%Y-%m-%dT%H:%M:%SZ}")
     _tell_new(key, successor, as_json=as_json, shown=True)
-
-
-def _is_after(expires_at: str, end: datetime) -> bool:
-    try:
-        return parse_expiry(expires_at) > end
-    except ValueError:
-        return True
 
 
 @keys.command()

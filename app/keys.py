@@ -9,13 +9,13 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from app.config import Rate
+from app.config import Rate, parse_flag
 from app.database import redis_errors
 from app.errors import ApiError
 
@@ -24,7 +24,7 @@ log = logging.getLogger("uploader.keys")
 PREFIX = "apikey:"
 _CHALLENGE = {"WWW-Authenticate": 'ApiKey realm="uploader"'}
 _DATE_TIME = re.compile(
-    r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+    r"(\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:)(\d{2})(\.\d+)?([Zz]|[+-]\d{2}:[0-5]\d)", re.ASCII
 )
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 LONGEST_KEY = 1024
@@ -56,7 +56,7 @@ class ApiKey:
             roles=fields.read("roles", _roles) or frozenset(),
             rate=fields.read("rate_limit", Rate.parse) or default_rate,
             expires_at=fields.read("expires_at", parse_expiry),
-            disabled=fields.read("disabled", _flag) or False,
+            disabled=fields.read("disabled", parse_flag) or False,
         )
 
     @property
@@ -85,8 +85,8 @@ class KeyStore:
         self._redis = redis
         self._default_rate = default_rate
 
-    def authenticate(self, presented: str | None) -> ApiKey:
-        """The key's record.
+    def authenticate(self, presented: str | bytes | None) -> ApiKey:
+        """The record of the key that was sent, as text or as the bytes of a header.
 
         Raises the 401 ``missing_api_key`` or ``invalid_api_key`` (the same for
         an unknown, expired, disabled and unreadable key) and the 503
@@ -119,9 +119,10 @@ class KeyStore:
             return None
 
 
-def digest_of(key: str) -> str:
+def digest_of(key: str | bytes) -> str:
     """The SHA-256 of a key, as in the name of its record."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_record(redis: Redis, digest: str) -> dict[bytes, bytes]:
@@ -156,9 +157,13 @@ def parse_expiry(text: str) -> datetime:
     """An RFC 3339 date-time, or a date, which ends with that day in UTC."""
     if _DATE.fullmatch(text):
         return datetime.combine(date.fromisoformat(text), time.max, UTC)
-    if not _DATE_TIME.fullmatch(text):
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
         raise ValueError("not a date")
-    return datetime.fromisoformat(text.upper())
+    start, seconds, fraction, offset = match.groups(default="")
+    leap = seconds == "60"  # which datetime does not know
+    told = f"{start}{'59' if leap else seconds}{fraction}{offset}".upper()
+    return datetime.fromisoformat(told) + timedelta(seconds=int(leap))
 
 
 class _Fields:
@@ -170,16 +175,9 @@ class _Fields:
         try:
             text = self._record.get(name.encode(), b"").decode().strip()
             return parse(text) if text else None
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UnreadableError(name) from error
 
 
 def _roles(text: str) -> frozenset[str]:
     return frozenset(text.replace(",", " ").split())
-
-
-def _flag(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in words:
-        raise ValueError("not a flag")
-    return words[text.lower()]

@@ -98,8 +98,8 @@ def _stage(name: str) -> Iterator[None]:
 
 
 def _authenticate(service: Service) -> ApiKey:
-    presented = request.headers.get("x-api-key") or request.args.get("x-api-key")
-    api_key = service.keys.authenticate(presented)
+    header = request.headers.get("x-api-key", "").encode("latin-1")  # as WSGI has it
+    api_key = service.keys.authenticate(header or request.args.get("x-api-key"))
     g.key_id = api_key.id
     return api_key
 
@@ -144,7 +144,7 @@ def _settled(service: Service, api_key: ApiKey, entry: Entry) -> Iterator[None]:
             raise
         if entry.object_key is not None:
             _delete(service, entry.object_key)
-        status = error.status if isinstance(error, ApiError) else 0
+        status = error.status if isinstance(error, ApiError) and not error.disconnected else 0
         try:
             with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
                 entry.abort(pipe)

@@ -78,7 +78,7 @@ def name_of(key_id: str, day: datetime) -> str:
 
 def read(redis: Redis, key_id: str, day: datetime) -> dict[str, int]:
     """The counts of one day; what did not happen is absent."""
-    return _counts(redis.hgetall(name_of(key_id, day)))
+    return read_many(redis, [key_id], day)[0]
 
 
 def read_many(redis: Redis, key_ids: Sequence[str], day: datetime) -> list[dict[str, int]]:
@@ -86,8 +86,13 @@ def read_many(redis: Redis, key_ids: Sequence[str], day: datetime) -> list[dict[
     with redis.pipeline(transaction=False) as pipe:
         for key_id in key_ids:
             pipe.hgetall(name_of(key_id, day))
-        return [_counts(answer) for answer in pipe.execute()]
+        return [_counts(answer) for answer in pipe.execute(raise_on_error=False)]
 
 
 def _counts(answer: Any) -> dict[str, int]:
-    return {field.decode(): int(count) for field, count in answer.items()}
+    """What is no count, because someone wrote it by hand, does not count."""
+    if isinstance(answer, Exception):
+        if str(answer).startswith("WRONGTYPE"):
+            return {}
+        raise answer
+    return {field.decode(): int(count) for field, count in answer.items() if count.isdigit()}

@@ -17,6 +17,9 @@ class MemoryStore:
     def __init__(self):
         self.objects = {}
 
+    def check(self):
+        return None
+
     def delete(self, key):
         return self.objects.pop(key, None) is not None
 
@@ -336,17 +339,44 @@ def test_rotate_gives_the_successor_the_expiry_and_never_prolongs_the_old_key(ru
     assert record(redis, digest(key))["expires_at"] == soon
 
 
-def test_rotate_does_not_make_an_unreadable_record_readable(run, redis):
-    old = add(redis, roles=b"uploader \xff")
-    key = told(run, "rotate", old[:12])["key"]
-    assert redis.hget(f"apikey:{digest(key)}", "roles") == b"uploader \xff"
-    assert told(run, "show", digest(key)[:12])["state"] == "unreadable: roles"
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"roles": b"uploader \xff"}, "unreadable: roles"),
+        ({"disabled": "maybe"}, "unreadable: disabled"),
+        ({"disabled": "yes"}, "disabled"),
+        ({"expires_at": "2020-01-01"}, "expired"),
+    ],
+)
+def test_rotate_gives_no_successor_to_a_key_that_is_not_good(run, redis, fields, state):
+    old = add(redis, **fields)
+    before = dump(redis)
+    assert f"is {state}" in run("rotate", old[:12], status=1).output
+    assert dump(redis) == before
 
 
 def test_rotate_leaves_what_is_no_hash_alone(run, redis):
     redis.set(f"apikey:{digest('a')}", "text")
     assert "not a hash" in run("rotate", digest("a")[:12], status=1).output
     assert len(redis.keys()) == 1
+
+
+def test_disable_leaves_what_is_no_hash_alone(run, redis):
+    redis.set(f"apikey:{digest('a')}", "text")
+    assert "not a hash" in run("disable", digest("a")[:12], status=1).output
+
+
+def test_a_usage_record_written_by_hand_does_not_stop_the_list(run, redis):
+    one, other = add(redis, "a" * 40), add(redis, "b" * 40)
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    redis.set(f"usage:{one[:12]}:{day}", "text")
+    redis.hset(f"usage:{other[:12]}:{day}", mapping={"uploads": "many", "bytes": 5})
+    assert len(told(run, "list")) == 2
+    assert told(run, "usage", other[:12])[0]["bytes"] == 5
+
+
+def test_a_key_of_empty_roles_is_warned_of(run):
+    assert "has no role" in run("create", "CMS", "--role", "").output
 
 
 def test_delete_asks_first(run, redis):

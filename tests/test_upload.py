@@ -6,6 +6,7 @@ import threading
 import uuid
 from base64 import b64encode
 from datetime import UTC, datetime
+from urllib.parse import urlencode
 
 import fakeredis
 import pytest
@@ -217,6 +218,16 @@ def test_the_minimal_answer_is_the_default(client, prefer):
 def test_a_key_in_the_query_is_as_good_as_in_the_header(client):
     data = {"image": (io.BytesIO(PNG), "a.png")}
     assert client.post(f"/upload/image?x-api-key={KEY}", data=data).status_code == 200
+
+
+def test_a_key_of_other_letters_is_the_same_in_the_header_and_in_the_query(client, redis):
+    key = "ключ-" + 40 * "x"
+    redis.hset(f"apikey:{hashlib.sha256(key.encode()).hexdigest()}", "roles", "uploader")
+    assert send(client, key=key.encode().decode("latin-1")).status_code == 200
+    body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.png", PNG)})
+    address = f"/upload/image?{urlencode({'x-api-key': key})}"
+    answer = client.post(address, data=body, headers={"Content-Type": content_type})
+    assert answer.status_code == 200
 
 
 def test_the_header_wins_over_the_query(client):
