@@ -10,7 +10,7 @@ from redis import Redis
 
 from app import journal
 from app.database import redis_errors
-from app.errors import ApiError
+from app.errors import ApiError, unavailable
 from app.storage import ImageStore
 from app.structure import EXTENSIONS
 
@@ -31,12 +31,15 @@ def sweep(redis: Redis, store: ImageStore) -> Swept:
     """Delete the objects of all names pending for more than a minute.
 
     A name stays on the list for five minutes more, because a store may finish
-    a write late. Raises the 503 ``redis_unavailable``. A name that the store
-    fails counts as ``failed`` and is kept; after three the rest waits too.
+    a write late. Raises the 503 ``redis_unavailable`` and, where there are names
+    but no bucket, ``storage_unavailable``. A name that the store fails counts
+    as ``failed`` and is kept; after three the rest waits too.
     """
     swept = Swept()
     with redis_errors():
         for shard, name, age in journal.claim(redis):
+            if not swept.names and (cause := store.check()):
+                raise unavailable("storage_unavailable", cause)
             swept.names += 1
             try:
                 swept.deleted += _delete(store, name)

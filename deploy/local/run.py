@@ -4,6 +4,7 @@ Valkey, SeaweedFS and gunicorn (the Procfile's own line) under honcho, which
 ends all of them on Ctrl-C and when one of them ends. Data stays in ``var/``.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -31,6 +32,12 @@ def main() -> int:
     """Start everything, print how to use it, and stay until it ends."""
     os.chdir(ROOT)
     VAR.mkdir(mode=0o700, exist_ok=True)
+    lock = (VAR / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("It is running already: var/ can be used by one `make run` at a time.")
+        return 1
     wanted = os.environ.get("PORT")
     if wanted and not (wanted.isdecimal() and is_free(int(wanted))):
         print(f"Port {wanted} is taken (or none): set PORT to a free one, or unset it.")

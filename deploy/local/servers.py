@@ -26,7 +26,9 @@ def free_port(*preferred: int) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of the loopback interface."""
+    """Whether a server could listen on this port of the loopback interface; False for no port."""
+    if not 0 < port < 65536:
+        return False
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -107,10 +107,14 @@ def test_a_sweep_without_the_store_keeps_its_list_and_says_so(
     redis_client.flushall()
     redis_client.zadd("sweeping:{f}", {"00000000-0000-4000-8000-000000000000": 1})
     store_proxy.mode = "refuse"
-    ended = sweep(service)
+    without_store = sweep(service)
     store_proxy.mode = "pass"
-    assert ended.returncode == 1
-    assert "1 failed" in ended.stdout
+    bucket, service.environ["S3_BUCKET"] = service.environ["S3_BUCKET"], "mistyped"
+    without_bucket = sweep(service)
+    service.environ["S3_BUCKET"] = bucket
+    for ended, cause in ((without_store, "connection"), (without_bucket, "no such bucket")):
+        assert ended.returncode == 1
+        assert cause in ended.stderr
     assert redis_client.zcard("sweeping:{f}") == 1
     assert sweep(service).returncode == 0
     assert redis_client.zcard("sweeping:{f}") == 0
