@@ -34,9 +34,16 @@ class Upload {
     this.bar = this.item.querySelector("progress");
     this.bar.setAttribute("aria-label", file.name || texts.uploads);
     this.part("name").textContent = file.name || "…";
+    this.part("name").id = "name-" + this.retryKey;
+    for (const button of this.item.querySelectorAll("button")) {
+      button.setAttribute("aria-describedby", "name-" + this.retryKey);
+    }
     this.image.src = URL.createObjectURL(file);
     this.image.addEventListener("load", () => URL.revokeObjectURL(this.image.src));
-    this.image.addEventListener("error", () => { this.image.hidden = true; });
+    this.image.addEventListener("error", () => {
+      URL.revokeObjectURL(this.image.src);
+      this.image.hidden = true;
+    });
     this.part("cancel").addEventListener("click", () => this.cancel());
     this.part("retry").addEventListener("click", () => { this.waits = 0; this.begin(); });
     this.part("copy").addEventListener("click", () => copy(this.key, this.part("copy")));
@@ -47,13 +54,14 @@ class Upload {
   async begin() {
     this.cancelled = false;
     this.show("", texts.waiting, { cancel: true });
-    const reason = await refusal(this.file);
+    const reason = await refusal(this.file).catch(() => texts.unreadable_file);
     if (this.cancelled) return;
     if (reason) this.fail(texts.not_sent + " " + reason);
     else this.enqueue();
   }
 
   enqueue() {
+    this.bar.value = 0;
     this.show("", texts.waiting, { cancel: true });
     this.waiting = true;
     queue.push(this);
@@ -62,6 +70,8 @@ class Upload {
 
   send() {
     this.waiting = false;
+    if (keyProblem()) return this.fail(keyProblem());
+    running += 1;
     const request = this.request = new XMLHttpRequest();
     const form = new FormData();
     form.append("image", this.file);
@@ -140,7 +150,9 @@ class Upload {
     this.timer = null;
     this.item.className = "upload " + kind;
     this.bar.hidden = kind !== "";
+    const focused = this.item.contains(document.activeElement);
     for (const name of ["copy", "retry", "cancel"]) this.part(name).hidden = !buttons[name];
+    if (focused) this.item.querySelector("button:not([hidden])").focus();
     this.state(text);
   }
 
@@ -154,9 +166,9 @@ const all = [];
 function add(files) {
   const pictures = [...files];
   if (!pictures.length) return;
-  if (!keyField.value.trim()) {
-    announce(texts.no_key);
-    keyField.setCustomValidity(texts.no_key);
+  if (keyProblem()) {
+    announce(keyProblem());
+    keyField.setCustomValidity(keyProblem());
     keyField.reportValidity();
     keyField.focus();
     return;
@@ -169,10 +181,14 @@ function add(files) {
 }
 
 function next() {
-  while (running < AT_ONCE && queue.length) {
-    running += 1;
-    queue.shift().send();
-  }
+  while (running < AT_ONCE && queue.length) queue.shift().send();
+}
+
+// A header takes no other characters, and a key that was made for this service has none.
+function keyProblem() {
+  const key = keyField.value.trim();
+  if (!key) return texts.no_key;
+  return /^[!-~]+$/.test(key) ? "" : texts.bad_key;
 }
 
 function randomKey() {
@@ -183,7 +199,7 @@ function randomKey() {
 function announce(text) { element("live").textContent = text; }
 
 async function copy(text, button) {
-  const label = button.textContent;
+  button.dataset.label ??= button.textContent;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
@@ -195,19 +211,19 @@ async function copy(text, button) {
   }
   button.textContent = texts.copied;
   announce(texts.copied);
-  setTimeout(() => { button.textContent = label; }, 1500);
+  setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
 }
 
 element("form").addEventListener("submit", (event) => event.preventDefault());
 keyField.addEventListener("input", () => keyField.setCustomValidity(""));
 element("show").addEventListener("click", (event) => {
   const masked = keyField.classList.toggle("masked");
-  event.target.setAttribute("aria-pressed", String(!masked));
   event.target.textContent = masked ? texts.show_key : texts.hide_key;
 });
 element("files").addEventListener("change", (event) => { add(event.target.files); event.target.value = ""; });
 element("copy-all").addEventListener("click", (event) => copy(stored.join("\n"), event.target));
 document.addEventListener("paste", (event) => {
+  if (event.target === keyField) return;  // what is copied from a table has a picture beside its text
   if (event.clipboardData.files.length) { event.preventDefault(); add(event.clipboardData.files); }
 });
 for (const kind of ["dragover", "dragenter"]) {
