@@ -31,12 +31,14 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_FILE_SIZE
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # its redirect would repeat the query, and with it a key
+    store = store or ImageStore(config, headers=tracing.headers)
+    app.extensions["readiness"] = health.Readiness(redis, store)
     app.extensions["uploader"] = Service(
         config=config,
         redis=redis,
         keys=KeyStore(redis, config.rate_limit),
         usage=Usage(),
-        store=store or ImageStore(config, headers=tracing.headers),
+        store=store,
         inspector=ImageInspector(
             max_pixels=config.max_image_pixels,
             check=config.image_check,
@@ -44,7 +46,6 @@ def create_app(
             decode_wait=config.decode_wait,
         ),
         pool=BufferPool(config.body_memory),
-        readiness=health.Readiness(),
     )
     logs.init_app(app)  # first, so that its line is written last
     errors.init_app(app, not_found=pages.not_found_page)

@@ -2,14 +2,16 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from functools import partial
 from typing import cast
 
 from flask import Blueprint, Response, current_app, jsonify
 from redis import Redis, exceptions
 
-from app.service import Service
+from app.storage import ImageStore
 
 blueprint = Blueprint("health", __name__)
 
@@ -39,8 +41,7 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """200 when uploads can succeed, else 503, with the cause of each part."""
-    service = cast(Service, current_app.extensions["uploader"])
-    checks = service.readiness.checks(service)
+    checks = cast(Readiness, current_app.extensions["readiness"]).checks()
     ready = not draining.is_set() and set(checks.values()) == {"ok"}
     answer = jsonify(status="ready" if ready else "unavailable", checks=checks)
     answer.status_code = 200 if ready else 503
@@ -50,20 +51,22 @@ def readyz() -> Response:
 class Readiness:
     """Asks Redis and the store side by side, at most once a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, redis: Redis, store: ImageStore) -> None:
+        self._asks: dict[str, Callable[[], str | None]] = {
+            "redis": partial(_redis, redis),
+            "storage": store.check,
+        }
+        # Of their own: what hangs in one must not keep the other from being asked.
+        self._threads = {name: ThreadPoolExecutor(2, f"readyz-{name}") for name in self._asks}
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="readyz")
         self._until = 0.0
         self._checks: dict[str, str] = {}
 
-    def checks(self, service: Service) -> dict[str, str]:
+    def checks(self) -> dict[str, str]:
         """``ok`` or the cause, for ``redis`` and ``storage``, within two seconds."""
         with self._lock:
             if time.monotonic() >= self._until:
-                asked = {
-                    "redis": self._threads.submit(_redis, service.redis),
-                    "storage": self._threads.submit(service.store.check),
-                }
+                asked = {name: self._threads[name].submit(ask) for name, ask in self._asks.items()}
                 wait_for(asked.values(), timeout=_SECONDS)
                 self._checks = {name: _told(answer) for name, answer in asked.items()}
                 self._until = time.monotonic() + _CACHED_SECONDS
@@ -74,6 +77,8 @@ def _told(answer: "Future[str | None]") -> str:
     if not answer.done():
         answer.cancel()
         return "timeout"
+    if error := answer.exception():
+        return type(error).__name__
     return answer.result() or "ok"
 
 

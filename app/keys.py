@@ -100,6 +100,8 @@ class KeyStore:
             )
         key = self._find(digest_of(presented)) if len(presented) <= LONGEST_KEY else None
         if key is None or not key.usable(datetime.now(UTC)):
+            if key is not None:
+                log.info("key %s is refused: it is disabled or has expired", key.id)
             raise ApiError(
                 "invalid_api_key",
                 "This API key is not accepted. Check that it was copied whole, or ask an"

@@ -1,7 +1,6 @@
 """The parts of one process, made once and passed around."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from redis import Redis
 
@@ -11,9 +10,6 @@ from app.images import ImageInspector
 from app.keys import KeyStore
 from app.storage import ImageStore
 from app.usage import Usage
-
-if TYPE_CHECKING:
-    from app.health import Readiness
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +23,3 @@ class Service:
     store: ImageStore
     inspector: ImageInspector
     pool: BufferPool
-    readiness: "Readiness"

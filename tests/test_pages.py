@@ -16,7 +16,7 @@ APP = Path(__file__).parents[1] / "app"
 @pytest.fixture
 def client():
     config = Config(log_format="json")
-    return create_app(config, redis=fakeredis.FakeRedis(), store=object()).test_client()
+    return create_app(config, redis=fakeredis.FakeRedis()).test_client()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

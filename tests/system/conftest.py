@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -224,9 +225,9 @@ def bucket(seaweedfs):
     return seaweedfs.make_bucket("assets")
 
 
-@pytest.fixture(scope="session")
-def make_service(tmp_path_factory):
-    """A factory of services; each is ended with the tests that share it."""
+@contextmanager
+def services(tmp_path_factory):
+    """A factory of services, all of which end with the block."""
     running = []
 
     def make(redis_url, store_settings, *, directory=ROOT, **environ):
@@ -242,15 +243,24 @@ def make_service(tmp_path_factory):
         running.append(service)
         return service
 
-    yield make
-    for service in running:
-        service.kill()
+    try:
+        yield make
+    finally:
+        for service in running:
+            service.kill()
+
+
+@pytest.fixture(scope="module")
+def make_service(tmp_path_factory):
+    with services(tmp_path_factory) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
-def service(make_service, valkey, seaweedfs, bucket):
+def service(tmp_path_factory, valkey, seaweedfs, bucket):
     """The service as most tests need it: all settings at their defaults."""
-    return make_service(valkey.url, seaweedfs.settings(bucket))
+    with services(tmp_path_factory) as make:
+        yield make(valkey.url, seaweedfs.settings(bucket))
 
 
 @pytest.fixture
@@ -278,3 +288,12 @@ def record_name(key):
 
 def key_id(key):
     return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def listed(redis_client):
+    """The names under way, and those on the sweep's list."""
+    found = set()
+    for pattern in ("pending:*", "sweeping:*"):
+        for key in redis_client.scan_iter(pattern):
+            found |= {name.decode() for name in redis_client.zrange(key, 0, -1)}
+    return found

@@ -1,6 +1,7 @@
 """Bodies of every kind against the real gunicorn, and answers that reach who is still sending."""
 
 import json
+import random
 import select
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import psutil
 import pytest
 from conftest import HTTP, wait_until
 from pictures import padded, picture
@@ -92,8 +94,8 @@ def client(service):
 
 @pytest.fixture(scope="module")
 def impatient(make_service, valkey, seaweedfs, bucket):
-    """Waits a second for a body, and holds one large body at a time."""
-    settings = {"BODY_TIMEOUT": "1", "BODY_MEMORY": "16777216", "WEB_CONCURRENCY": "1"}
+    """Waits a second for a body."""
+    settings = {"BODY_TIMEOUT": "1", "WEB_CONCURRENCY": "1"}
     return make_service(valkey.url, seaweedfs.settings(bucket), **settings)
 
 
@@ -337,10 +339,12 @@ def test_a_body_slower_than_the_service_waits_for_is_a_408(impatient, api_key, f
         assert headers["connection"] == "close"
 
 
-def test_a_full_service_says_so_at_once(impatient, api_key):
+def test_a_full_service_says_so_at_once(make_service, valkey, seaweedfs, bucket, api_key):
+    full = {"BODY_MEMORY": "16777216", "WEB_CONCURRENCY": "1"}
+    service = make_service(valkey.url, seaweedfs.settings(bucket), **full)
     key, body = api_key(), form(padded("PNG", LIMIT))
     start = head(key, f"Content-Length: {len(body)}")
-    with Client(impatient) as first, Client(impatient) as second:
+    with Client(service) as first, Client(service) as second:
         first.sendall(start + body[:-1])
         second.sendall(start)
         status, headers, problem = second.answer()
@@ -468,3 +472,53 @@ def test_slow_bodies_hold_up_no_health_check_and_who_finds_no_thread_is_told(
             slow.sendall(form()[50:])
             assert slow.status() == 200
     service.stop()
+
+
+def mutated(seeded, request):
+    """The request with one to three wounds, in its head as likely as in its body."""
+    request = bytearray(request)
+    for _ in range(seeded.randint(1, 3)):
+        part = request.index(b"\r\n\r\n") if b"\r\n\r\n" in request and seeded.random() < 0.5 else 0
+        place = seeded.randrange(part, len(request)) if part else seeded.randrange(len(request))
+        match seeded.randrange(4):
+            case 0:
+                request[place] = seeded.randrange(256)
+            case 1:
+                del request[place : place + seeded.randint(1, 30)]
+            case 2:
+                request[place:place] = seeded.choice(
+                    [b"\r\n", b"\0", b":", b"--", b"0", b" ", b"\xff"]
+                )
+            case 3:
+                start = seeded.randrange(len(request))
+                request[place:place] = request[start : start + 40]
+    return bytes(request)
+
+
+def first_status(service, request):
+    """Of a request whose sender then closes its side; None where there is no answer to it."""
+    with Client(service, 60) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    return int(answer[9:12]) if answer.startswith(b"HTTP/1.") else None
+
+
+def test_5000_mutated_requests_cause_no_500_and_end_no_worker(service, api_key):
+    seeded = random.Random(5000)
+    key = api_key(rate_limit="1000000/second")
+    whole = [
+        head(key, f"Content-Length: {len(form())}") + form(),
+        head(key, "Transfer-Encoding: chunked", "Idempotency-Key: k") + chunked(form(), 100),
+        head(key, "Prefer: return=representation", f"Content-Length: {len(form())}") + form(),
+    ]
+    requests = [mutated(seeded, seeded.choice(whole)) for _ in range(5000)]
+    workers = psutil.Process(service.pid).children
+    wait_until(lambda: len(workers()) == 2)
+    before = workers()
+    with ThreadPoolExecutor(8) as clients:
+        statuses = set(clients.map(lambda request: first_status(service, request), requests))
+    assert {200, 400, 401} <= statuses
+    assert not {each for each in statuses if each and each >= 500}
+    assert workers() == before
+    assert send_all(service, whole[0], b"") == 200

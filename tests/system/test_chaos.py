@@ -10,7 +10,7 @@ import uuid
 import psutil
 import pytest
 import urllib3
-from conftest import wait_until
+from conftest import listed, wait_until
 from pictures import padded
 from proxy import Proxy
 
@@ -85,8 +85,14 @@ def test_nothing_acknowledged_is_lost_and_nothing_unknown_stays(
         client.start()
     chance = random.Random(4711)
     done = {"killed": 0, "cut": 0, "reloaded": 0}
+
+    def stored():
+        return sum(len(client.good) for client in clients)
+
     while any(client.is_alive() for client in clients):
+        before = stored()
         time.sleep(1)
+        wait_until(lambda before=before: stored() > before or stored() == CLIENTS * UPLOADS, 60)
         match chance.randrange(4):
             case 0 | 1:
                 if running := workers(service):
@@ -125,11 +131,3 @@ def test_nothing_acknowledged_is_lost_and_nothing_unknown_stays(
 
 def name(stored):
     return stored.removeprefix("uploads/").rpartition(".")[0]
-
-
-def listed(redis_client):
-    found = set()
-    for pattern in ("pending:*", "sweeping:*"):
-        for key in redis_client.scan_iter(pattern):
-            found |= {each.decode() for each in redis_client.zrange(key, 0, -1)}
-    return found
