@@ -1,6 +1,5 @@
 import hashlib
 import random
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -379,9 +378,8 @@ BROKEN = {"malformed_multipart", "missing_image", "multiple_images", "empty_imag
 def test_mutated_bodies_are_read_or_refused_and_nothing_else(pool):
     seeded = random.Random(2611)
     whole = form(part(b"text", name="sha256", filename=None), part(b"picture"))
-    until = time.monotonic() + 3
     outcomes = set()
-    while time.monotonic() < until:
+    for _ in range(20_000):
         outcomes.add(outcome(plain_environ(mutated(seeded, whole)), pool))
     assert {"read", "malformed_multipart", "missing_image"} <= outcomes <= BROKEN | {"read"}
 
@@ -390,9 +388,8 @@ def test_mutated_requests_through_gunicorns_parser_are_read_or_refused(pool):
     seeded = random.Random(2612)
     wire = in_chunks(form(), size=300)
     start = wire.index(b"\r\n\r\n") + 4
-    until = time.monotonic() + 3
     outcomes = set()
-    while time.monotonic() < until:
+    for _ in range(3_000):
         connection = Connection()
         connection.send(wire[:start], mutated(seeded, wire[start:]), end=True)
         outcomes.add(outcome(connection.request(), pool))

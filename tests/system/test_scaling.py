@@ -1,7 +1,6 @@
 """As on several machines: services on several ports, one Redis, a store of several servers."""
 
 import secrets
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -104,7 +103,6 @@ def test_services_on_several_ports_share_one_redis_and_a_replicated_store(
     assert again.json() == first.json()
 
     volumes[0].kill()
-    time.sleep(0.1)
     for name in stored:
         with client.get_object(bucket_name="assets", object_name=name) as answer:
             assert answer.read() == PNG
