@@ -4,8 +4,8 @@ Six things are different from the worker it is made of (gunicorn 27):
 
 - A connection gets a thread once the head of a request is all there, so that
   slow or silent clients hold none. Until then it waits in the event loop.
-- What is no POST has two threads of its own, so that bodies that come slowly
-  hold up no health check. A POST that finds no thread in time is told 503.
+- What has no body has threads of its own, so that bodies that come slowly hold
+  up no health check. Who finds no other thread in time is told 503.
 - ``wsgi.input`` can receive straight into a buffer, within a deadline, and
   sends ``100 Continue`` only when somebody asks for the body.
 - A connection to be closed lingers in the event loop until its client has
@@ -67,7 +67,7 @@ SEND_SECONDS = 30.0
 """A client that takes none of its answer for so long is given up."""
 
 _STOP_SECONDS = 2.0
-_LIGHT_THREADS = 2
+_LIGHT_THREADS = 4
 _STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 _CHUNK_ERRORS = (ChunkMissingTerminator, InvalidChunkExtension, InvalidChunkSize, ParseException)
 _STATUSES: tuple[tuple[Any, int], ...] = (
@@ -269,7 +269,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         elif not head:
             self._linger(conn)
         else:
-            self._submit(conn, light=not head.startswith(b"POST "))
+            self._submit(conn, light=_is_light(head))
 
     def _submit(self, conn: Any, *, light: bool) -> None:
         conn.data_ready = True
@@ -418,6 +418,14 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 def _is_head(data: bytes) -> bool:
     """Whether gunicorn can read a head to its end, or to its first mistake, out of this."""
     return b"\r\n\r\n" in data or b"\n\n" in data
+
+
+def _is_light(request: bytes) -> bool:
+    """Whether a request is no POST, and its head announces no body either."""
+    if request.startswith(b"POST "):
+        return False
+    head = request.partition(b"\r\n\r\n")[0].lower()
+    return not (b"\ncontent-length:" in head or b"\ntransfer-encoding:" in head)
 
 
 def _broken(kind: str) -> ApiError:

@@ -457,9 +457,12 @@ def test_slow_bodies_hold_up_no_health_check_and_who_finds_no_thread_is_told(
     service = make_service(valkey.url, seaweedfs.settings(bucket), **few)
     key = api_key(rate_limit="9/minute")
     start = head(key, f"Content-Length: {len(form())}") + form()[:50]
-    with Client(service) as one, Client(service) as other, Client(service) as third:
+    with ExitStack() as stack:
+        one, other, third, *gets = (stack.enter_context(Client(service)) for _ in range(12))
         for slow in (one, other, third):
             slow.sendall(start)
+        for slow in gets:
+            slow.sendall(start.replace(b"POST", b"GET"))
         limits = {"x-api-key": key}
         wait_until(lambda: service.get("/upload/limits", **limits).json()["data"]["remaining"] == 7)
         assert service.get("/healthz").status == 200
