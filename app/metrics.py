@@ -174,10 +174,10 @@ def _count_failure(metrics: Metrics, code: str) -> None:
 
 
 def _resident_memory() -> int:
-    """Bytes, from proc(5); 0 where there is no /proc."""
+    """Bytes, from proc(5); 0 where there is no /proc, or no file can be opened."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

@@ -4,8 +4,8 @@ Six things are different from the worker it is made of (gunicorn 27):
 
 - A connection gets a thread once the head of a request is all there, so that
   slow or silent clients hold none. Until then it waits in the event loop.
-- What has no body has threads of its own, so that bodies that come slowly hold
-  up no health check. Who finds no other thread in time is told 503.
+- What has no body and no key has threads of its own, so that slow bodies and a
+  slow Redis hold up no health check. Who finds no other thread is told 503.
 - ``wsgi.input`` can receive straight into a buffer, within a deadline, and
   sends ``100 Continue`` only when somebody asks for the body.
 - A connection to be closed lingers in the event loop until its client has
@@ -23,6 +23,7 @@ import errno
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -245,11 +246,12 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         Who connects to a server that is about to end is better refused at once than reset.
         """
         super().set_accept_enabled(enabled)
-        if self.alive:
+        if enabled or self.alive:
             return
-        before = -1
-        while before < self.nr_conns < self.worker_connections:
-            before = self.nr_conns
+        waiting = select.poll()
+        for listener in self.sockets:
+            waiting.register(listener, select.POLLIN)
+        while self.nr_conns < self.worker_connections and waiting.poll(0):
             for listener in self.sockets:
                 self.accept(listener)
         for listener in self.sockets:
@@ -266,7 +268,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             head = b""
         if head is None:
             self._wait(conn)
-        elif not head:
+        elif not head or not _takes_answers(conn.sock):
             self._linger(conn)
         else:
             self._submit(conn, light=_is_light(head))
@@ -420,9 +422,16 @@ def _is_head(data: bytes) -> bool:
     return b"\r\n\r\n" in data or b"\n\n" in data
 
 
+def _takes_answers(client: socket.socket) -> bool:
+    """Whether there is room for an answer: who sends requests and reads none gets no thread."""
+    room = select.poll()
+    room.register(client, select.POLLOUT)
+    return bool(room.poll(0))
+
+
 def _is_light(request: bytes) -> bool:
-    """Whether a request is no POST, and its head announces no body either."""
-    if request.startswith(b"POST "):
+    """Whether a request waits for no body, as far as its head tells, and for no key."""
+    if request.startswith((b"POST ", b"GET /upload/")):
         return False
     head = request.partition(b"\r\n\r\n")[0].lower()
     return not (b"\ncontent-length:" in head or b"\ntransfer-encoding:" in head)

@@ -1,8 +1,10 @@
 """gunicorn's settings, the same in the Procfile, in systemd and in the local stack."""
 
+import contextlib
 import ctypes
 import gc
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -100,9 +102,17 @@ def when_ready(_):
 on_reload = when_ready
 
 
+def raise_file_limit():
+    """Room for worker_connections: many systems give 1,024 files unless a process asks for more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def post_fork(server, worker):
     """Let the worker have the metrics' port, which its master holds."""
     share_heaps()
+    raise_file_limit()
     worker.metrics = server.metrics
 
 

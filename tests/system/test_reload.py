@@ -200,6 +200,16 @@ def post_fork(server, worker):
 """
 
 # On a single processor a child takes no step before its parent waits for something.
+STOPPED_WHILE_IT_BOOTS = """
+import os, signal
+set_up_worker = post_worker_init
+def post_worker_init(worker):
+    set_up_worker(worker)
+    if not os.path.exists("stopped"):
+        open("stopped", "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+
 STOPPED_BEFORE_ITS_FIRST_STEP = """
 import os, signal
 from pathlib import Path
@@ -234,6 +244,16 @@ def test_a_stop_is_heeded_by_a_worker_that_has_just_been_forked(
     wait_until(lambda: workers(service) - old)
     service.signal(signal.SIGTERM)
     assert service.popen.wait(20) == 0
+
+
+def test_a_stop_is_heeded_by_a_worker_that_boots(make_service, valkey, seaweedfs, place, copy):
+    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
+        conf.write(STOPPED_WHILE_IT_BOOTS)
+    service = make_service(valkey.url, seaweedfs.settings(place), directory=copy)
+    wait_until(lambda: "Worker exiting" in service.log)
+    wait_until(lambda: len(workers(service)) == 2)
+    assert "Traceback" not in service.log
+    assert service.get("/healthz").status == 200
 
 
 def test_a_stop_is_heeded_by_a_worker_that_has_not_taken_a_step_yet(
