@@ -149,7 +149,7 @@ def _rights(service: Service) -> Finding:
     try:
         with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(f"apikey:{_PROBE_ID}")
-            ratelimit.count(pipe, _PROBE_ID, Rate(1, 1))
+            ratelimit.count(pipe, _PROBE_ID, Rate(1_000_000, 1))  # never over it
             given_up.begin(pipe)
             given_up.abort(pipe)
             ended.begin(pipe)
