@@ -157,7 +157,7 @@ def test_progress_moves_on_a_slow_connection(open_page, api_key):
 def test_over_the_rate_it_counts_down_and_tries_again(open_page, api_key):
     page = ready(open_page, lambda: api_key(rate_limit="1/second"))
     page.set_input_files("#files", [PNG] * 3)
-    page.wait_for_function("document.body.innerText.includes('Trying again in')")
+    page.locator(".upload .state", has_text="Trying again in").first.wait_for()
     for number in range(3):
         stored(page, number)
 
