@@ -4,15 +4,17 @@ from flask import Flask
 from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app import cli, cors, doctor, errors, health, logs, pages, tracing, upload
-from app.body import BufferPool, DrainBody
+from app import errors, upload
 from app.config import MAX_FILE_SIZE, Config
-from app.database import connect
-from app.images import ImageInspector
-from app.keys import KeyStore
+from app.image.gate import ImageInspector
+from app.intake.body import BufferPool, DrainBody
+from app.ops import cli, doctor, health, logs, tracing
+from app.records.client import connect
+from app.records.keys import KeyStore
+from app.records.usage import Usage
 from app.service import Service
-from app.storage import ImageStore
-from app.usage import Usage
+from app.store.bucket import ImageStore
+from app.web import cors, pages
 
 __all__ = ["create_app"]
 
@@ -27,7 +29,7 @@ def create_app(
     """
     config = config or Config.from_env()
     redis = redis or connect(config)
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
     app.config["MAX_CONTENT_LENGTH"] = MAX_FILE_SIZE
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False  # its redirect would repeat the query, and with it a key
@@ -54,7 +56,7 @@ def create_app(
     for blueprint in (upload.blueprint, health.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)
     if config.metrics_port:
-        from app import metrics  # noqa: PLC0415 -- an installation without metrics does not pay
+        from app.ops import metrics  # noqa: PLC0415 -- an installation without metrics does not pay
 
         metrics.init_app(app, config)
     for command in (cli.keys, cli.uploads, doctor.doctor):

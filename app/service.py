@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from redis import Redis
 
-from app.body import BufferPool
 from app.config import Config
-from app.images import ImageInspector
-from app.keys import KeyStore
-from app.storage import ImageStore
-from app.usage import Usage
+from app.image.gate import ImageInspector
+from app.intake.body import BufferPool
+from app.records.keys import KeyStore
+from app.records.usage import Usage
+from app.store.bucket import ImageStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,19 @@ from typing import Any, cast
 from flask import Blueprint, Response, current_app, g, jsonify, request
 from werkzeug.http import parse_list_header
 
-from app import digest, idempotency, journal, multipart, ratelimit, tracing
 from app.config import MAX_FILE_SIZE
-from app.database import redis_errors
 from app.errors import ApiError, unavailable
-from app.journal import Entry, Result
-from app.keys import ApiKey
-from app.multipart import Form
+from app.image.info import EXTENSIONS, ImageInfo
+from app.intake import multipart
+from app.intake.multipart import Form
+from app.ops import tracing
+from app.records import journal, ratelimit
+from app.records.client import redis_errors
+from app.records.journal import Entry, Result
+from app.records.keys import ApiKey
 from app.service import Service
-from app.storage import StoredObject, Unknown, encode_filename
-from app.structure import EXTENSIONS, ImageInfo
+from app.store.bucket import StoredObject, Unknown, encode_filename
+from app.web import digest, idempotency
 
 ROLE = "uploader"
 """The role that an API key needs to upload."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.errors import ApiError
-from app.images import ImageInspector, decode, walk
+from app.image.gate import ImageInspector, decode, walk
 from tests import image_corpus as corpus
 
 Image.MAX_IMAGE_PIXELS = None

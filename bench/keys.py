@@ -24,7 +24,7 @@ import servers  # noqa: E402
 
 from app.config import Rate  # noqa: E402
 from app.errors import ApiError  # noqa: E402
-from app.keys import KeyStore  # noqa: E402
+from app.records.keys import KeyStore  # noqa: E402
 
 LOOK_UPS = 5000
 BATCH = 5000

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from app.errors import ApiError
-from app.images import decode, walk
+from app.image.gate import decode, walk
 from tests import image_corpus as corpus
 
 MAX_SECONDS = 10

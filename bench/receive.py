@@ -21,9 +21,9 @@ SIZES = {"0.16 MB": 160_000, "1.1 MB": 1_100_000, "5 MB": 5_000_000, "14 MB": 14
 WAYS = {
     "request.files": ("flask", "gthread"),
     "read() in 1 MiB pieces, find()": ("pieces", "gthread"),
-    "app.multipart on gunicorn's worker": ("lean", "gthread"),
-    "app.multipart on app.worker": ("lean", "app.worker.Worker"),
-    "app.multipart on app.worker, chunked": ("lean", "app.worker.Worker"),
+    "app.intake.multipart on gunicorn's worker": ("lean", "gthread"),
+    "app.intake.multipart on app.intake.worker": ("lean", "app.intake.worker.Worker"),
+    "app.intake.multipart on app.intake.worker, chunked": ("lean", "app.intake.worker.Worker"),
 }
 ROUNDS, SECONDS = 3, 0.7
 BOUNDARY = "----------------------------d74496d66958"
@@ -48,8 +48,8 @@ def pieces(environ, start_response):
 
 
 def lean():
-    from app.body import BufferPool
-    from app.multipart import receive
+    from app.intake.body import BufferPool
+    from app.intake.multipart import receive
 
     pool = BufferPool(1 << 27)
 

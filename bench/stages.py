@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 STAGES = ("receive", "walk", "decode", "hash", "put", "redis", "log", "metrics")
-HOOKS = {"app.logs": "log", "app.metrics": "metrics"}
+HOOKS = {"app.ops.logs": "log", "app.ops.metrics": "metrics"}
 _lock = threading.Lock()
 _spent = dict.fromkeys(STAGES, 0.0)
 
@@ -41,11 +41,13 @@ def application():
     import hashlib
     from types import SimpleNamespace
 
-    from app import create_app, images, multipart, upload
+    from app import create_app, upload
+    from app.image import gate
+    from app.intake import multipart
 
     multipart.receive = counting("receive", multipart.receive)
-    images.walk = counting("walk", images.walk)
-    images.decode = counting("decode", images.decode)
+    gate.walk = counting("walk", gate.walk)
+    gate.decode = counting("decode", gate.decode)
     upload.hashlib = SimpleNamespace(sha256=counting("hash", hashlib.sha256))
     for name in ("_authenticate", "_admit", "_commit"):
         setattr(upload, name, counting("redis", getattr(upload, name)))

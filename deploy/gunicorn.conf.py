@@ -20,9 +20,9 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
     del sys.modules[name]
 
 from app.config import Config, ConfigError
-from app.logs import logging_config
-from app.sweep import Sweeper
-from app.worker import hold_signals_at_forks
+from app.intake.worker import hold_signals_at_forks
+from app.ops.logs import logging_config
+from app.ops.sweep import Sweeper
 
 try:
     settings = Config.from_env()
@@ -32,7 +32,7 @@ except ConfigError as error:
 bind = settings.bind
 workers = settings.web_concurrency
 threads = settings.web_threads
-worker_class = "app.worker.Worker"
+worker_class = "app.intake.worker.Worker"
 # A router in front keeps its connections for 90 s (Heroku): ours live longer,
 # so that it is never the server that closes one just as it is used again.
 keepalive = 95
@@ -49,7 +49,7 @@ forwarded_allow_ips = ""
 limit_request_line = 8190
 # The app writes one line a request itself, without the query string.
 accesslog = None
-logger_class = "app.worker.Logger"
+logger_class = "app.intake.worker.Logger"
 logconfig_dict = logging_config(settings)
 # No second way into the process: signals are enough.
 control_socket_disable = True
@@ -68,7 +68,7 @@ def on_starting(server):
     if settings.metrics_port:
         # prometheus_client looks at this variable when it is imported.
         directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="uploader-")
-        from app.metrics import Listener
+        from app.ops.metrics import Listener
 
         try:
             server.metrics = Listener(settings.metrics_host, settings.metrics_port, directory)

@@ -13,9 +13,10 @@ import pytest
 import urllib3
 from PIL import Image
 
-from app import create_app, storage
+from app import create_app
 from app.config import Config, Rate
 from app.errors import unavailable
+from app.store import bucket
 
 KEY = "k" * 64
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -457,7 +458,7 @@ def test_a_store_that_refuses_is_503_and_leaves_nothing(client, redis, store):
 
 
 def test_a_put_of_unknown_result_is_deleted_and_left_to_the_sweep(client, redis, store):
-    store.failure = storage.Unknown("connection broken")
+    store.failure = bucket.Unknown("connection broken")
     assert_problem(send(client), 503, "storage_unavailable")
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
 

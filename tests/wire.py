@@ -8,7 +8,7 @@ import threading
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
-from app.worker import Input
+from app.intake.worker import Input
 
 BOUNDARY = "----b0undary"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"

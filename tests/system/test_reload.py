@@ -269,7 +269,7 @@ def test_a_stop_is_heeded_by_a_worker_that_has_not_taken_a_step_yet(
 def test_a_reload_takes_the_new_version_of_the_code(make_service, valkey, seaweedfs, place, copy):
     service = make_service(valkey.url, seaweedfs.settings(place), directory=copy)
     assert service.get("/robots.txt").data.startswith(b"User-agent: *")
-    pages = copy / "app" / "pages.py"
+    pages = copy / "app" / "web" / "pages.py"
     pages.write_text(pages.read_text().replace('"User-agent: *', '"# new\\nUser-agent: *'))
     old = reload(service)
     wait_until(lambda: not workers(service) & old)

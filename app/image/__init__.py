@@ -1,0 +1,1 @@
+"""What a file is, and that it is whole: the only importer of Pillow, simplejpeg, libvips."""

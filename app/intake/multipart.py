@@ -1,0 +1,301 @@
+"""The one file out of a multipart/form-data body (RFC 7578), in memory and bounded.
+
+The body is received whole into one buffer and the file is found in it with
+``bytes.find``: no copy of the file, no loop over its bytes, nothing on disk.
+"""
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import unquote
+
+from app.errors import ApiError
+from app.intake.body import Body, BufferPool, content_length
+
+FIELD = "image"
+"""The name of the form field that holds the file."""
+
+FRAMING = 256 * 1024
+"""Bytes that a body may have beside the file."""
+
+_MOST_PARTS = 20
+_MOST_TEXT = 64 * 1024
+_MOST_HEADERS = 16 * 1024
+_LONGEST_BOUNDARY = 200  # RFC 2046 says 70
+_FIRST_CHUNKED = 256 * 1024
+# RFC 2046: white space may stand between a boundary and the end of its line.
+_PADDING = re.compile(rb"[ \t]{0,200}\r\n")
+_FOLD = re.compile(rb"\r\n[ \t]+")
+_OPTION = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
+_ESCAPED = re.compile(r'\\(["\\])')
+_CHARSETS = ("utf-8", "iso-8859-1", "windows-1252")
+
+
+@dataclass(slots=True)
+class Form:
+    """The file ``image`` and what belongs to it; ``with`` gives its buffer back."""
+
+    image: memoryview
+    filename: str | None
+    sha256: list[str]
+    content_digest: str | None
+    _pool: BufferPool
+    _buffer: bytearray
+
+    def release(self) -> None:
+        """Give the buffer back to the pool; ``image`` is not to be used any more."""
+        try:
+            self.image.release()
+        finally:
+            self._pool.give_back(self._buffer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    name: str | None
+    filename: str | None
+    headers: dict[str, str]
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class _Delimiter:
+    """A boundary's line: the content before ends at ``start``, the part after begins at ``end``."""
+
+    start: int
+    end: int
+    closing: bool
+
+
+def check_content_length(environ: dict[str, Any], max_file_size: int) -> None:
+    """Raise the 413 when ``Content-Length`` already says that the file is too large."""
+    length = content_length(environ)
+    if length is not None and length > max_file_size + FRAMING:
+        raise _too_large(max_file_size)
+
+
+def receive(
+    environ: dict[str, Any],
+    *,
+    pool: BufferPool,
+    max_file_size: int,
+    timeout: float,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Form:
+    """Read the body and find its file; ``meanwhile`` is called after each piece.
+
+    Raises ApiError with the codes of the contract; ``overloaded`` when the
+    pool has no room, ``request_timeout`` after ``timeout`` seconds.
+    """
+    boundary = _boundary(environ)
+    check_content_length(environ, max_file_size)
+    deadline = time.monotonic() + timeout
+    buffer, size = _read(Body.of(environ), pool, max_file_size, deadline, meanwhile)
+    try:
+        parts = list(_parts(buffer, size, boundary))
+        part = _image_part(parts, max_file_size)
+        return Form(
+            image=memoryview(buffer)[part.start : part.end],
+            filename=part.filename or None,
+            sha256=_texts(buffer, parts, "sha256"),
+            content_digest=part.headers.get("content-digest"),
+            _pool=pool,
+            _buffer=buffer,
+        )
+    except BaseException:
+        pool.give_back(buffer)
+        raise
+
+
+def _boundary(environ: dict[str, Any]) -> bytes:
+    kind, options = _options(environ.get("CONTENT_TYPE", ""))
+    boundary = options.get("boundary", "")
+    if kind != "multipart/form-data" or not 0 < len(boundary) <= _LONGEST_BOUNDARY:
+        raise ApiError(
+            "not_multipart",
+            "The request must be a form upload: Content-Type multipart/form-data with a"
+            " boundary, as browsers and “curl -F image=@photo.jpg” send it.",
+        )
+    return boundary.encode("latin-1", "replace")
+
+
+def _read(
+    body: Body,
+    pool: BufferPool,
+    max_file_size: int,
+    deadline: float,
+    meanwhile: Callable[[], None],
+) -> tuple[bytearray, int]:
+    """The whole body in a buffer of the pool, and its length."""
+    if body.ended:
+        raise _malformed("The request has no body.")
+    size, most = 0, max_file_size + FRAMING
+    buffer = pool.take(_FIRST_CHUNKED if body.length is None else body.length)
+    try:
+        while not body.ended:
+            if size > most:
+                raise _too_large(max_file_size)
+            if size == len(buffer):
+                buffer = pool.grow(buffer, min(4 * size, most + 1))
+            with memoryview(buffer) as whole, whole[size:] as free:
+                size += body.read_into(free, deadline)
+            meanwhile()
+    except BaseException:
+        pool.give_back(buffer)
+        raise
+    return buffer, size
+
+
+def _parts(data: bytearray, size: int, boundary: bytes) -> Iterator[_Part]:
+    """The parts of the body, in order, up to the closing delimiter."""
+    delimiter = _first_delimiter(data, size, boundary)
+    for _ in range(_MOST_PARTS + 1):
+        if delimiter.closing:
+            return
+        headers, start = _headers(data, delimiter.end, size)
+        # A part without content may end with the line end of its last header.
+        delimiter = _next_delimiter(data, start - 2, size, boundary)
+        yield _part(headers, start, max(start, delimiter.start))
+    raise _malformed(f"The form has more than {_MOST_PARTS} parts.")
+
+
+def _first_delimiter(data: bytearray, size: int, boundary: bytes) -> _Delimiter:
+    first = b"--" + boundary
+    if data.startswith(first, 0, size) and (line := _line(data, len(first), size)):
+        return _Delimiter(0, *line)
+    return _next_delimiter(data, 0, size, boundary)
+
+
+def _next_delimiter(data: bytearray, start: int, size: int, boundary: bytes) -> _Delimiter:
+    delimiter = b"\r\n--" + boundary
+    while (found := data.find(delimiter, start, size)) >= 0:
+        start = found + len(delimiter)
+        if line := _line(data, start, size):
+            return _Delimiter(found, *line)
+    raise _malformed("It breaks off, or has no line with the boundary that Content-Type names.")
+
+
+def _line(data: bytearray, position: int, size: int) -> tuple[int, bool] | None:
+    """Where the line of a boundary ends and whether it is the last; None for other text."""
+    if data.startswith(b"--", position, size):
+        after = data[position + 2 : min(position + 3, size)]
+        return None if after.strip() else (position + 2, True)
+    padding = _PADDING.match(data, position, size)
+    return (padding.end(), False) if padding else None
+
+
+def _headers(data: bytearray, start: int, size: int) -> tuple[dict[str, str], int]:
+    """The headers of a part, names in lower case, and where its content starts."""
+    if data.startswith(b"\r\n", start, size):
+        return {}, start + 2
+    end = data.find(b"\r\n\r\n", start, min(size, start + _MOST_HEADERS))
+    if end < 0:
+        raise _malformed("A part has no end of its headers, or more than 16 KiB of them.")
+    headers: dict[str, str] = {}
+    for line in _FOLD.sub(b" ", data[start:end]).split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if not colon or not name.strip():
+            raise _malformed("A part has a header that cannot be read.")
+        key, text = _decode(name.strip()).lower(), _decode(value.strip())
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers, end + 4
+
+
+def _decode(value: bytes | bytearray) -> str:
+    """UTF-8, as browsers send it, else Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _options(header: str) -> tuple[str, dict[str, str]]:
+    """A header's value in lower case and its options, the first of each name.
+
+    As leniently as clients write them: without quotes, with an open one, with a backslash that
+    stands for itself, as in a Windows path.
+    """
+    options: dict[str, str] = {}
+    for name, quoted, bare in _OPTION.findall(header):
+        options.setdefault(name.lower(), _ESCAPED.sub(r"\1", quoted) or bare.strip().strip('"'))
+    return header.partition(";")[0].strip().lower(), options
+
+
+def _filename(options: dict[str, str]) -> str | None:
+    """``filename*`` (RFC 8187) or ``filename``; None for a part that is no file."""
+    charset, _, encoded = options.get("filename*", "").partition("'")
+    _, quote, encoded = encoded.partition("'")
+    if quote:
+        charset = charset.lower()
+        return unquote(encoded, charset if charset in _CHARSETS else "utf-8")
+    name = options.get("filename", options.get("filename*"))
+    return name and name.replace("%22", '"')  # as browsers write a quote (WHATWG HTML)
+
+
+def _part(headers: dict[str, str], start: int, end: int) -> _Part:
+    disposition, options = _options(headers.get("content-disposition", ""))
+    name = options.get("name") if disposition == "form-data" else None
+    return _Part(name, _filename(options), headers, start, end)
+
+
+def _image_part(parts: list[_Part], max_file_size: int) -> _Part:
+    text = sum(part.size for part in parts if part.filename is None and part.name != FIELD)
+    if text > _MOST_TEXT:
+        raise _malformed(f"The text fields have more than {_MOST_TEXT} bytes.")
+    # filename="" without a byte is what browsers send for "nothing chosen"
+    images = [each for each in parts if each.name == FIELD and (each.filename != "" or each.size)]
+    if len(images) > 1:
+        raise ApiError(
+            "multiple_images", "The form has several images. Send each in a request of its own."
+        )
+    if not images or images[0].filename is None:
+        raise ApiError(
+            "missing_image",
+            "The form has no file in the field “image”. Choose a picture and send it as a file.",
+        )
+    if images[0].size > max_file_size:
+        raise _too_large(max_file_size, images[0].size)
+    if not images[0].size:
+        raise ApiError(
+            "empty_image", "The file is empty. Check it on your computer, and upload it again."
+        )
+    return images[0]
+
+
+def _texts(data: bytearray, parts: list[_Part], name: str) -> list[str]:
+    texts = (part for part in parts if part.name == name and part.filename is None)
+    return [_decode(data[part.start : part.end]) for part in texts]
+
+
+def _malformed(what: str) -> ApiError:
+    return ApiError(
+        "malformed_multipart",
+        f"The form upload is broken. {what} Upload it again, or check the program that sent it.",
+    )
+
+
+def _too_large(limit: int, actual: int | None = None) -> ApiError:
+    size = f" It has {math.ceil(actual / 2**20 * 10) / 10} MiB." if actual else ""
+    error = ApiError(
+        "file_too_large",
+        f"The file is too large: at most {limit // 2**20} MiB are allowed.{size}"
+        " Export it smaller or with a stronger compression.",
+        limit=limit,
+    )
+    if actual is not None:
+        error.extra["actual"] = actual
+    return error

@@ -1,0 +1,1 @@
+"""What administrators and operators see: commands, doctor, health, logs, metrics, traces, sweep."""

@@ -1,0 +1,506 @@
+"""``flask keys`` and ``flask uploads``: what administrators do from the shell.
+
+The commands work on the same records that redis-cli writes; each can change
+what the other made.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from itertools import islice
+from typing import Any, cast
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from app.config import Rate
+from app.errors import ApiError
+from app.ops.sweep import sweep
+from app.records import usage
+from app.records.client import redis_errors
+from app.records.keys import (
+    LONGEST_KEY,
+    PREFIX,
+    ApiKey,
+    UnreadableError,
+    digest_of,
+    parse_expiry,
+    read_record,
+    read_records,
+)
+from app.service import Service
+
+KEY_PREFIX = "upl_"
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_DIGITS = 38  # of base 62: 226 bits
+_CHECK_DIGITS = 6
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SOON = timedelta(days=14)
+_SCAN = 1000  # names that one SCAN looks at
+_BATCH = 500  # records of one round trip
+_HEADINGS = {
+    "name": "NAME",
+    "id": "ID",
+    "roles": "ROLES",
+    "rate_limit": "RATE",
+    "expires_at": "EXPIRES",
+    "last_used_at": "LAST USED",
+    "uploads_today": "TODAY",
+    "state": "STATE",
+}
+_LEAST_WIDTHS = {"state": 8, "roles": 8, "name": 10}
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+keys = AppGroup("keys", help="API keys: add, limit, rotate, find and take back.")
+uploads = AppGroup("uploads", help="Uploads that were interrupted.")
+
+
+def new_key() -> str:
+    """A key with a prefix to recognise it by, 226 random bits, and a checksum."""
+    body = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_DIGITS))
+    return f"{KEY_PREFIX}{body}{_checksum(body)}"
+
+
+def looks_mistyped(key: str) -> bool:
+    """Whether a key of our own form does not fit its checksum. Needs no Redis."""
+    body = key.removeprefix(KEY_PREFIX)
+    ours = key.startswith(KEY_PREFIX)
+    return ours and (len(body) <= _CHECK_DIGITS or not body.endswith(_checksum(body[:-6])))
+
+
+def _checksum(body: str) -> str:
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(_CHECK_DIGITS):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
+
+
+def _command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Failures as one line and exit status 1, never a traceback."""
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            with redis_errors():
+                try:
+                    return function(*args, **options)
+                except BrokenPipeError as error:  # `| head`, which Click knows what to do about
+                    end_of_output = error
+        except ApiError as error:
+            raise click.ClickException(f"{error.title}: {error.cause or error.detail}") from error
+        raise end_of_output
+
+    return run
+
+
+def _service() -> Service:
+    return cast(Service, current_app.extensions["uploader"])
+
+
+def _rate(_: Any, __: Any, value: str | None) -> str | None:
+    try:
+        return str(Rate.parse(value)) if value else value
+    except ValueError:
+        raise click.BadParameter("must be like 120/minute") from None
+
+
+def _expiry(_: Any, __: Any, value: str | None) -> str | None:
+    try:
+        if value:
+            parse_expiry(value.strip())
+    except ValueError:
+        raise click.BadParameter("must be like 2027-01-31 or 2027-01-31T12:00:00Z") from None
+    return value
+
+
+def _duration(_: Any, __: Any, value: str) -> timedelta:
+    match = re.fullmatch(r"([0-9]{1,6})([mhd])", value)
+    if not match:
+        raise click.BadParameter("must be like 30m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="JSON for scripts.")
+
+
+@keys.command()
+@click.argument("name")
+@click.option("--role", "roles", multiple=True, help="A role, for example uploader; repeatable.")
+@click.option("--rate-limit", callback=_rate, help="Like 120/minute.")
+@click.option("--expires-at", callback=_expiry, help="Like 2027-01-31: until that day's end, UTC.")
+@click.option("--stdin", "from_stdin", is_flag=True, help="Read the key from standard input.")
+@_as_json
+@_command
+def create(
+    name: str,
+    roles: tuple[str, ...],
+    rate_limit: str | None,
+    expires_at: str | None,
+    from_stdin: bool,
+    as_json: bool,
+) -> None:
+    """Add a key and print it, once."""
+    key = _read_key() if from_stdin else new_key()
+    given = {
+        "name": name,
+        "roles": " ".join(roles),
+        "rate_limit": rate_limit,
+        "expires_at": expires_at,
+    }
+    record = {field: value for field, value in given.items() if value} or {"name": ""}
+    digest = digest_of(key)
+    if not _add(digest, record):
+        raise click.ClickException(f"This key is there already: {digest[:12]}.")
+    _tell_new(key, digest, as_json=as_json, shown=not from_stdin)
+    if not _roles({b"roles": record.get("roles", "").encode()}):
+        click.secho("It has no role: every upload with it is refused.", fg="yellow", err=True)
+
+
+def _read_key() -> str:
+    line = sys.stdin.buffer.readline().strip()
+    if len(line) < 32 or len(line) > LONGEST_KEY:  # 32 hex digits are 128 bits
+        raise click.ClickException(f"A key must have 32 to {LONGEST_KEY} characters.")
+    if not re.fullmatch(rb"[!-~]+", line):
+        raise click.ClickException("A key has letters, digits and signs of ASCII, without spaces.")
+    key = line.decode()
+    if looks_mistyped(key):
+        raise click.ClickException("This key does not fit its checksum: it was mistyped or cut.")
+    return key
+
+
+def _add(digest: str, record: Mapping[str, str | bytes]) -> bool:
+    """Write a record unless there is one."""
+    script = """if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV)) return 1"""
+    fields = [each for pair in record.items() for each in pair]
+    redis = _service().redis
+    return bool(redis.execute_command("EVAL", script, 1, PREFIX + digest, *fields))
+
+
+def _tell_new(key: str, digest: str, *, as_json: bool, shown: bool) -> None:
+    told = {"id": digest[:12]} | ({"key": key} if shown else {})
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    click.echo(f"id:  {digest[:12]}")
+    if shown:
+        click.echo(f"key: {key}")
+        click.secho("Keep it now: it is not stored and cannot be shown again.", err=True)
+
+
+@keys.command("list")
+@click.option("--name", default="", help="Only keys whose name has this text.")
+@click.option("--role", help="Only keys with this role.")
+@_as_json
+@_command
+def list_keys(name: str, role: str | None, as_json: bool) -> None:
+    """All keys: name, id, roles, rate, expiry, last use, uploads of the day."""
+    rows: dict[str, dict[str, str]] = {}  # by digest: SCAN may tell a name twice
+    for batch in _batches():
+        good = [digest for digest in batch if _DIGEST.fullmatch(digest)]
+        records = zip(good, read_records(_service().redis, good), strict=True)
+        found = {
+            digest: record
+            for digest, record in records
+            if name.lower() in _text(record, "name").lower()
+            and (role is None or role in _roles(record))
+        }
+        rows |= _rows(found)
+    table = sorted(rows.values(), key=lambda row: (row["name"].lower(), row["id"]))
+    if as_json:
+        click.echo(json.dumps(table))
+    else:
+        _table(table)
+
+
+def _batches() -> Iterator[list[str]]:
+    """What follows ``apikey:`` in every name, with SCAN, which blocks nobody."""
+    names = iter(_service().redis.scan_iter(match=f"{PREFIX}*", count=_SCAN))
+    shown = sys.stderr.isatty()
+    done = 0
+    while batch := [_suffix(name) for name in islice(names, _BATCH)]:
+        yield batch
+        done += len(batch)
+        if shown:
+            click.echo(f"\r{done} keys read", nl=False, err=True)
+    if shown:
+        click.echo("\r\033[K", nl=False, err=True)
+
+
+def _suffix(name: bytes) -> str:
+    return name.decode(errors="surrogateescape").removeprefix(PREFIX)
+
+
+def _text(record: Mapping[bytes, bytes], field: str) -> str:
+    return record.get(field.encode(), b"").decode(errors="replace")
+
+
+def _roles(record: Mapping[bytes, bytes]) -> list[str]:
+    return _text(record, "roles").replace(",", " ").split()
+
+
+def _rows(records: Mapping[str, Mapping[bytes, bytes]]) -> dict[str, dict[str, str]]:
+    """The records as ``list`` and ``show`` tell them, by digest."""
+    ids = [digest[:12] for digest in records]
+    today = usage.read_many(_service().redis, ids, datetime.now(UTC))
+    pairs = zip(records.items(), today, strict=True)
+    return {digest: _row(digest, record, counts) for (digest, record), counts in pairs}
+
+
+def _row(digest: str, record: Mapping[bytes, bytes], today: dict[str, int]) -> dict[str, str]:
+    return {
+        "name": _text(record, "name"),
+        "id": digest[:12],
+        "roles": " ".join(_roles(record)),
+        "rate_limit": _text(record, "rate_limit") or str(_service().config.rate_limit),
+        "expires_at": _text(record, "expires_at"),
+        "last_used_at": _text(record, "last_used_at"),
+        "uploads_today": str(today.get("uploads", 0)),
+        "state": _state(digest, record),
+    }
+
+
+def _state(digest: str, record: Mapping[bytes, bytes]) -> str:
+    if not record:
+        return "unreadable: not a hash"
+    try:
+        key = ApiKey.parse(digest, record, _service().config.rate_limit)
+    except UnreadableError as error:
+        return f"unreadable: {error}"
+    if key.disabled:
+        return "disabled"
+    return "good" if key.usable(datetime.now(UTC)) else "expired"
+
+
+def _table(rows: list[dict[str, str]]) -> None:
+    """Columns as wide as they need; on a terminal not wider than that."""
+    if not rows:
+        click.echo("No keys.", err=True)
+        return
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    table = [_HEADINGS, *rows]
+    gap = "  "
+    if sum(_widths(table).values()) + len(gap) * (len(_HEADINGS) - 1) > columns:
+        table = [_HEADINGS, *map(_shorten, rows)]
+        gap = " "
+    widths = _shrink(_widths(table), columns - len(gap) * (len(_HEADINGS) - 1))
+    for row in table:
+        line = gap.join(_clip(row[name], width) for name, width in widths.items()).rstrip()
+        click.secho(line, bold=row is _HEADINGS, dim=row["state"] not in ("STATE", "good"))
+
+
+def _widths(table: list[dict[str, str]]) -> dict[str, int]:
+    return {name: max(len(row[name]) for row in table) for name in _HEADINGS}
+
+
+def _shorten(row: dict[str, str]) -> dict[str, str]:
+    """Dates without their times."""
+    return row | {name: row[name][:10] for name in ("expires_at", "last_used_at")}
+
+
+def _shrink(widths: dict[str, int], room: int) -> dict[str, int]:
+    """Take from the columns that may be cut, the first first, until all fit."""
+    for name, least in _LEAST_WIDTHS.items():
+        excess = sum(widths.values()) - room
+        widths = widths | {name: min(widths[name], max(least, widths[name] - max(0, excess)))}
+    return widths
+
+
+def _clip(text: str, width: int) -> str:
+    printable = _printable(text)
+    cut = printable if len(printable) <= width else printable[: width - 1] + "…"
+    return cut.ljust(width)
+
+
+def _printable(text: str) -> str:
+    """Without the characters that move a terminal's cursor."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _find(key_id: str) -> str:
+    """The digest of the one key whose id starts so."""
+    if not re.fullmatch(r"[0-9a-f]{1,64}", key_id):
+        raise click.ClickException("An id has the digits 0-9 and a-f.")
+    names = _service().redis.scan_iter(match=f"{PREFIX}{key_id}*", count=_SCAN)
+    digests = sorted({each for each in map(_suffix, names) if _DIGEST.fullmatch(each)})
+    if not digests:
+        raise click.ClickException(f"No key has the id {key_id}.")
+    if len(digests) > 1:
+        raise click.ClickException(f"{len(digests)} keys have ids that start with {key_id}.")
+    return digests[0]
+
+
+def _find_record(key_id: str) -> tuple[str, dict[bytes, bytes]]:
+    """As ``_find``, with the record."""
+    digest = _find(key_id)
+    record = read_record(_service().redis, digest)
+    if not record:
+        raise click.ClickException(f"The record of {digest[:12]} is not a hash.")
+    return digest, record
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@_as_json
+@_command
+def show(key_id: str, as_json: bool) -> None:
+    """One key, whole."""
+    digest = _find(key_id)
+    row = _rows({digest: read_record(_service().redis, digest)})[digest]
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    for name, value in row.items():
+        click.echo(f"{name.replace('_', ' ') + ':':15}{_printable(value)}".rstrip())
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@_command
+def disable(key_id: str) -> None:
+    """Refuse a key from the next request on."""
+    _set(key_id, "disabled", "1")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@_command
+def enable(key_id: str) -> None:
+    """Take a disabled key again."""
+    _set(key_id, "disabled", "0")
+
+
+def _set(key_id: str, field: str, value: str) -> None:
+    digest, _ = _find_record(key_id)
+    _service().redis.hset(PREFIX + digest, field, value)
+    click.echo(f"{digest[:12]}: {field} {value}")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--overlap", default="24h", callback=_duration, help="Like 24h: both keys work.")
+@_as_json
+@_command
+def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
+    """Make a successor with the same rights and let the old key expire."""
+    digest, record = _find_record(key_id)
+    state = _state(digest, record)
+    if state != "good":
+        raise click.ClickException(
+            f"{digest[:12]} is {state}: its successor could do more than it."
+        )
+    inherited = {
+        field: value
+        for field in ("name", "roles", "rate_limit", "expires_at")
+        if (value := record.get(field.encode()))
+    }
+    key = new_key()
+    successor = digest_of(key)
+    _add(successor, inherited or {"name": b""})
+    end = datetime.now(UTC) + overlap
+    earlier = ApiKey.parse(digest, record, _service().config.rate_limit).expires_at
+    if earlier is None or earlier > end:
+        _service().redis.hset(PREFIX + digest, "expires_at", f"{end:%Y-%m-%dT%H:%M:%SZ}")
+    _tell_new(key, successor, as_json=as_json, shown=True)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_command
+def delete(key_id: str, yes: bool) -> None:
+    """Remove a key for good."""
+    digest = _find(key_id)
+    name = _printable(_text(read_record(_service().redis, digest), "name"))
+    if not yes:
+        click.confirm(f"Delete {digest[:12]} ({name})?", abort=True)
+    _service().redis.delete(PREFIX + digest)
+    click.echo(f"{digest[:12]}: deleted")
+
+
+@keys.command()
+@_command
+def check() -> None:
+    """Find unreadable records and plain keys (exit status 1), and what will soon trouble."""
+    problems = sorted(each for batch in _batches() for each in _problems_of(batch))
+    for severity, shown, problem in problems:
+        click.secho(
+            f"{severity}: {shown}: {problem}", fg="red" if severity == "error" else "yellow"
+        )
+    if any(severity == "error" for severity, _, _ in problems):
+        sys.exit(1)
+    click.echo("All records can be read.")
+
+
+def _problems_of(batch: list[str]) -> Iterator[tuple[str, str, str]]:
+    good = [digest for digest in batch if _DIGEST.fullmatch(digest)]
+    records = dict(zip(good, read_records(_service().redis, good), strict=True))
+    for digest in batch:
+        shown = digest[:12] if digest in records else f"{PREFIX}{_printable(digest[:4])}…"
+        for severity, problem in _problems(records.get(digest)):
+            yield severity, shown, problem
+
+
+def _problems(record: Mapping[bytes, bytes] | None) -> Iterator[tuple[str, str]]:
+    if record is None:
+        yield "error", "not a SHA-256: a plain key put in by mistake? Replace it, it is known now"
+        return
+    if not record:
+        yield "error", "not a hash"
+        return
+    try:
+        key = ApiKey.parse("", record, _service().config.rate_limit)
+    except UnreadableError as error:
+        yield "error", f"the field {error} cannot be read"
+        return
+    if not key.roles:
+        yield "warning", "no roles: every upload is refused"
+    now = datetime.now(UTC)
+    if key.expires_at and now < key.expires_at < now + _SOON:
+        yield "warning", f"expires soon, at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@keys.command("usage")
+@click.argument("key_id", metavar="ID")
+@click.option("--days", default=30, type=click.IntRange(1, 90), help="How many days back.")
+@_as_json
+@_command
+def show_usage(key_id: str, days: int, as_json: bool) -> None:
+    """What a key did, a line a day (UTC)."""
+    digest = _find(key_id)
+    now = datetime.now(UTC)
+    rows = []
+    for back in range(days):
+        day = now - timedelta(days=back)
+        if counts := usage.read(_service().redis, digest[:12], day):
+            names = ("uploads", "bytes", "rejected", "rate_limited")
+            rows.append({"day": f"{day:%Y-%m-%d}"} | {name: counts.get(name, 0) for name in names})
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    click.echo(f"{'DAY':12}{'UPLOADS':>10}{'BYTES':>16}{'REJECTED':>10}{'RATE LIMITED':>14}")
+    for row in rows:
+        click.echo(
+            f"{row['day']:12}{row['uploads']:>10}{row['bytes']:>16}{row['rejected']:>10}"
+            f"{row['rate_limited']:>14}"
+        )
+
+
+@uploads.command("sweep")
+@_command
+def sweep_uploads() -> None:
+    """Delete the objects of uploads that died under way more than a minute ago."""
+    swept = sweep(_service().redis, _service().store)
+    click.echo(
+        f"{swept.names} names looked at, {swept.deleted} objects deleted, {swept.failed} failed"
+    )
+    if swept.failed:
+        sys.exit(1)

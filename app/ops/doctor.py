@@ -1,0 +1,296 @@
+"""``flask doctor``: looks at Redis, the store and the settings once, and says what to change."""
+
+import json
+import os
+import statistics
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import click
+from flask import current_app
+from redis.exceptions import RedisError
+
+from app.config import Config, Rate
+from app.errors import ApiError
+from app.records import journal, ratelimit
+from app.records.client import redis_errors
+from app.records.journal import Entry, Result
+from app.service import Service
+from app.store.bucket import ImageStore, StoredObject, Unknown
+
+OK, WARNING, FAILED = "ok", "warning", "failed"
+_COLOURS = {OK: "green", WARNING: "yellow", FAILED: "red"}
+_PROBE_ID = "000000000000"
+_SLOW_MS = 5.0
+_SKEW_SECONDS = 30, 300  # S3 stores refuse requests that are 15 minutes off
+_PROCESS_BYTES = 80 * 1024 * 1024
+_DECODED_BYTES = 6  # a pixel, as app.image.gate accounts for it
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at: ``state`` is ``ok``, ``warning`` or ``failed``."""
+
+    check: str
+    state: str
+    found: str
+    hint: str = ""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="JSON for scripts.")
+def doctor(as_json: bool) -> None:
+    """Check Redis, the store and the settings; exit status 1 when something failed."""
+    service = cast(Service, current_app.extensions["uploader"])
+    findings: list[Finding] = []
+    for examine in (_settings, _redis, _store):
+        for finding in examine(service):
+            findings.append(finding)
+            if not as_json:
+                _tell(finding)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    if any(finding.state == FAILED for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _tell(finding: Finding) -> None:
+    state = click.style(f"{finding.state:8}", fg=_COLOURS[finding.state])
+    click.echo(f"{finding.check:18} {state} {finding.found}")
+    if finding.hint:
+        click.echo(f"{'':27} {finding.hint}")
+
+
+def _settings(service: Service) -> Iterator[Finding]:
+    config = service.config
+    yield Finding("settings", OK, "all can be read")
+    yield _transport("redis encryption", config.redis_url, ("rediss", "unix"), "rediss://")
+    yield _transport("store encryption", config.s3_endpoint, ("https",), "https://")
+    yield _memory(config)
+
+
+def _transport(check: str, url: str, safe: tuple[str, ...], scheme: str) -> Finding:
+    """Whether what goes to this address can be read on the way."""
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    local = all(
+        urlsplit(f"//{host}").hostname in ("localhost", "127.0.0.1", "::1") for host in hosts
+    )
+    if parts.scheme in safe or local:
+        return Finding(check, OK, "on this machine" if local else "encrypted")
+    hint = f"Use {scheme} unless the network between is your own."
+    return Finding(check, WARNING, "plain text over a network", hint)
+
+
+def _memory(config: Config) -> Finding:
+    """Whether the settings allow more memory than there is."""
+    process = _PROCESS_BYTES + config.body_memory + _DECODED_BYTES * config.decode_pixels
+    most, there = config.web_concurrency * process, _memory_there()
+    found = f"at most {_mib(most)} in {config.web_concurrency} processes, of {_mib(there)}"
+    if most <= there:
+        return Finding("memory", OK, found)
+    hint = "Lower WEB_CONCURRENCY, BODY_MEMORY or DECODE_PIXELS."
+    return Finding("memory", WARNING, found, hint)
+
+
+def _memory_there() -> int:
+    """Bytes that this machine or its control group (cgroup v2) has."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(there, int(text)) if text.isdigit() else there
+
+
+def _mib(size: int) -> str:
+    return f"{size / 1024**2:,.0f} MiB"
+
+
+def _redis(service: Service) -> Iterator[Finding]:
+    reached = _reach_redis(service)
+    yield reached
+    if reached.state == FAILED:
+        return
+    yield _rights(service)
+    yield from _redis_settings(service)
+
+
+def _reach_redis(service: Service) -> Finding:
+    milliseconds = []
+    try:
+        with redis_errors():
+            for _ in range(5):
+                start = time.perf_counter()
+                service.redis.ping()
+                milliseconds.append(1000 * (time.perf_counter() - start))
+    except ApiError as error:
+        hint = "Is it started, and are REDIS_URL's address, user and password right?"
+        return Finding("redis", FAILED, _without_secrets(service.config, error), hint)
+    typical = statistics.median(milliseconds)
+    if typical > _SLOW_MS:
+        hint = "Each upload waits for three answers: bring Redis nearer, or look at its load."
+        return Finding("redis", WARNING, f"answers in {typical:.1f} ms", hint)
+    return Finding("redis", OK, f"answers in {typical:.1f} ms")
+
+
+def _rights(service: Service) -> Finding:
+    """Do what uploads, /readyz and the sweep do, under an id that no key has; all of it expires."""
+    given_up, ended = (
+        Entry(_PROBE_ID, f"doctor-{uuid.uuid4()}", key, 5) for key in ("doctor", None)
+    )
+    counter = f"usage:{_PROBE_ID}:doctor"
+    try:
+        with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(f"apikey:{_PROBE_ID}")
+            ratelimit.count(pipe, _PROBE_ID, Rate(1_000_000, 1))  # never over it
+            given_up.begin(pipe)
+            given_up.abort(pipe)
+            ended.begin(pipe)
+            ended.commit(pipe, Result("", "", 0, 0, 0, 0, ""))
+            pipe.hincrby(counter, "uploads", 1)
+            pipe.expire(counter, 1)
+            pipe.set("ready:check", b"1", px=1000)
+            pipe.execute()
+            for _ in journal.claim(service.redis):
+                pass
+    except ApiError as error:
+        hint = "deploy/redis/uploader.conf has the rights it needs. Or is it full, or read-only?"
+        return Finding("redis rights", FAILED, _without_secrets(service.config, error), hint)
+    return Finding("redis rights", OK, "all that the service does")
+
+
+def _without_secrets(config: Config, error: ApiError) -> str:
+    """The cause for a person; some of redis-py's messages repeat the address."""
+    told = error.cause or error.detail
+    password = urlsplit(config.redis_url).password
+    return told.replace(password, "...") if password else told
+
+
+def _redis_settings(service: Service) -> Iterator[Finding]:
+    try:
+        info = cast(Any, service.redis.info())
+    except RedisError:
+        hint = "Let it have INFO, or run this with an administrator's REDIS_URL."
+        yield Finding("redis settings", WARNING, "this user may not look", hint)
+        return
+    nodes = list(info.values()) if "redis_version" not in info else [info]  # of a Cluster: many
+    yield Finding("redis version", OK, ", ".join(sorted({_version(node) for node in nodes})))
+    yield _eviction({str(node.get("maxmemory_policy", "unknown")) for node in nodes})
+    if all(node.get("aof_enabled") for node in nodes):
+        yield Finding("redis persistence", OK, "append-only file")
+    else:
+        hint = "appendonly yes, or a managed service that replicates: keys must not be lost."
+        yield Finding("redis persistence", WARNING, "no append-only file", hint)
+
+
+def _version(node: dict[str, Any]) -> str:
+    name = str(node.get("server_name", "redis"))
+    return f"{name} {node.get(f'{name}_version', node['redis_version'])}"
+
+
+def _eviction(policies: set[str]) -> Finding:
+    found = ", ".join(sorted(policies))
+    hint = "Set maxmemory-policy noeviction: "
+    if any(policy.startswith("allkeys") for policy in policies):
+        return Finding("redis eviction", FAILED, found, hint + "a full Redis throws out API keys.")
+    if policies != {"noeviction"}:
+        return Finding("redis eviction", WARNING, found, hint + "a full Redis forgets rates.")
+    return Finding("redis eviction", OK, found)
+
+
+def _store(service: Service) -> Iterator[Finding]:
+    store = service.store
+    cause = store.check()
+    if cause:
+        yield Finding("store", FAILED, cause, _store_hint(cause))
+        return
+    yield Finding("store", OK, f"bucket {service.config.s3_bucket} is there")
+    yield _write(store)
+    yield _clock(store)
+    yield from _public(store)
+    yield _versions(store)
+
+
+def _store_hint(cause: str) -> str:
+    if "credentials" in cause:
+        return "S3_ACCESS_KEY and S3_SECRET_KEY, or the role of this machine."
+    if cause == "access denied":
+        return "Is the secret key right? deploy/s3/policy.json has the rights it needs."
+    if cause == "no such bucket":
+        return "Make the bucket, or correct S3_BUCKET."
+    return "Is it started, and is S3_ENDPOINT right?"
+
+
+def _probe(data: bytes = b"doctor") -> StoredObject:
+    name = f"uploads/.doctor-{uuid.uuid4()}"
+    return StoredObject(name, memoryview(data), "text/plain", sha256(data).hexdigest(), {})
+
+
+def _write(store: ImageStore) -> Finding:
+    """Put an object as an upload does, see that it is there, and delete it."""
+    probe = _probe()
+    try:
+        store.put(probe, time.monotonic() + 10)
+        there = store.delete(probe.key)
+    except (ApiError, Unknown) as error:
+        cause = getattr(error, "cause", None) or str(error)
+        left = _try(lambda: store.delete(probe.key))
+        hint = _store_hint(cause) + ("" if left is not None else f" Delete {probe.key} by hand.")
+        return Finding("store rights", FAILED, cause, hint)
+    if not there:
+        hint = "It said that the object was written: is something in between that answers for it?"
+        return Finding("store rights", FAILED, "an object written is not there", hint)
+    return Finding("store rights", OK, "put, stat and delete")
+
+
+def _try(action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except ApiError:
+        return None
+
+
+def _clock(store: ImageStore) -> Finding:
+    answer = store.as_anyone("HEAD")
+    told = answer.headers.get("Date") if answer is not None else None
+    if told is None:
+        return Finding("clock", WARNING, "the store does not tell the time")
+    seconds = abs((parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    found, hint = f"{seconds:.0f} s from the store's", "Set this machine's clock (timedatectl)."
+    warn, fail = _SKEW_SECONDS
+    if seconds > warn:
+        return Finding("clock", FAILED if seconds > fail else WARNING, found, hint)
+    return Finding("clock", OK, found)
+
+
+def _public(store: ImageStore) -> Iterator[Finding]:
+    """What somebody without credentials may do."""
+    listing = store.as_anyone("GET")
+    if listing is not None and listing.status == 200:
+        hint = "Forbid it in the bucket's policy: names of unpublished pictures can be read."
+        yield Finding("public listing", FAILED, "anyone may list the bucket", hint)
+    else:
+        yield Finding("public listing", OK, "refused")
+    probe = _probe()
+    written = store.as_anyone("PUT", probe.key, b"doctor")
+    if written is not None and written.status == 200:
+        _try(lambda: store.delete(probe.key))
+        hint = "Forbid it in the bucket's policy."
+        yield Finding("public writing", FAILED, "anyone may write to the bucket", hint)
+    else:
+        yield Finding("public writing", OK, "refused")
+
+
+def _versions(store: ImageStore) -> Finding:
+    state = store.versioning()
+    if state == "Enabled":
+        hint = "Deleted objects stay as versions: let a lifecycle rule end them."
+        return Finding("store versioning", WARNING, "on", hint)
+    return Finding("store versioning", OK, state or "cannot be asked")

@@ -1,0 +1,93 @@
+"""Alive and ready: GET /healthz and GET /readyz."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from functools import partial
+from typing import cast
+
+from flask import Blueprint, Response, current_app, jsonify
+from redis import Redis, exceptions
+
+from app.store.bucket import ImageStore
+
+blueprint = Blueprint("health", __name__)
+
+draining = threading.Event()
+"""Set when this process was told to end: it finishes its requests but wants no more."""
+
+_SECONDS = 1.8
+_CACHED_SECONDS = 1.0
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.AuthenticationError, "authentication failed"),
+    (exceptions.AuthorizationError, "no permission"),
+    (exceptions.NoPermissionError, "no permission"),
+    (exceptions.ReadOnlyError, "read-only"),
+    (exceptions.OutOfMemoryError, "out of memory"),
+    (exceptions.BusyLoadingError, "loading"),
+    (exceptions.TimeoutError, "timeout"),
+    (exceptions.ConnectionError, "connection refused or broken"),
+)
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    """200 while the process lives."""
+    return jsonify(status="ok")
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """200 when uploads can succeed, else 503, with the cause of each part."""
+    checks = cast(Readiness, current_app.extensions["readiness"]).checks()
+    ready = not draining.is_set() and set(checks.values()) == {"ok"}
+    answer = jsonify(status="ready" if ready else "unavailable", checks=checks)
+    answer.status_code = 200 if ready else 503
+    return answer
+
+
+class Readiness:
+    """Asks Redis and the store side by side, at most once a second."""
+
+    def __init__(self, redis: Redis, store: ImageStore) -> None:
+        self._asks: dict[str, Callable[[], str | None]] = {
+            "redis": partial(_redis, redis),
+            "storage": store.check,
+        }
+        # Of their own: what hangs in one must not keep the other from being asked.
+        self._threads = {name: ThreadPoolExecutor(2, f"readyz-{name}") for name in self._asks}
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._checks: dict[str, str] = {}
+
+    def checks(self) -> dict[str, str]:
+        """``ok`` or the cause, for ``redis`` and ``storage``, within two seconds."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                asked = {name: self._threads[name].submit(ask) for name, ask in self._asks.items()}
+                wait_for(asked.values(), timeout=_SECONDS)
+                self._checks = {name: _told(answer) for name, answer in asked.items()}
+                self._until = time.monotonic() + _CACHED_SECONDS
+            return self._checks
+
+
+def _told(answer: "Future[str | None]") -> str:
+    if not answer.done():
+        answer.cancel()
+        return "timeout"
+    if error := answer.exception():
+        return type(error).__name__
+    return answer.result() or "ok"
+
+
+def _redis(redis: Redis) -> str | None:
+    """None when Redis can be written: a full or read-only server answers pings."""
+    try:
+        redis.set("ready:check", b"1", px=1000)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, Redis is not usable
+        return next(
+            (cause for kind, cause in _CAUSES if isinstance(error, kind)), type(error).__name__
+        )
+    return None

@@ -1,0 +1,93 @@
+"""Deleting what no 200 stands for: objects of uploads that died under way."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from redis import Redis
+
+from app.errors import ApiError, unavailable
+from app.image.info import EXTENSIONS
+from app.records import journal
+from app.records.client import redis_errors
+from app.store.bucket import ImageStore
+
+log = logging.getLogger("uploader.sweep")
+_MOST_FAILURES = 3
+
+
+@dataclass(slots=True)
+class Swept:
+    """What one sweep did: names looked at, objects deleted, names it could not settle."""
+
+    names: int = 0
+    deleted: int = 0
+    failed: int = 0
+
+
+def sweep(redis: Redis, store: ImageStore) -> Swept:
+    """Delete the objects of all names pending for more than a minute.
+
+    A name stays on the list for five minutes more, because a store may finish
+    a write late. Raises the 503 ``redis_unavailable`` and, where there are names
+    but no bucket, ``storage_unavailable``. A name that the store fails counts
+    as ``failed`` and is kept; after three the rest waits too.
+    """
+    swept = Swept()
+    with redis_errors():
+        for shard, name, age in journal.claim(redis):
+            if not swept.names and (cause := store.check()):
+                raise unavailable("storage_unavailable", cause)
+            swept.names += 1
+            try:
+                swept.deleted += _delete(store, name)
+            except ApiError as error:
+                swept.failed += 1
+                log.warning("could not sweep %s: %s", name, error.cause)
+                if swept.failed == _MOST_FAILURES:
+                    break
+                continue
+            if age >= journal.WATCH_SECONDS:
+                journal.forget(redis, shard, name)
+    return swept
+
+
+def _delete(store: ImageStore, name: str) -> int:
+    keys = [f"uploads/{name}.{extension}" for extension in EXTENSIONS]
+    deleted = [key for key in keys if store.delete(key)]
+    for key in deleted:
+        log.warning("deleted %s, which no answer stood for", key)
+    return len(deleted)
+
+
+class Sweeper(threading.Thread):
+    """Sweeps by itself: of all processes one takes its turn every ``interval`` seconds."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        store: ImageStore,
+        interval: float,
+        tell: Callable[[Swept], None] = lambda _: None,
+    ) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._redis = redis
+        self._store = store
+        self._interval = interval
+        self._tell = tell
+
+    def run(self) -> None:
+        """For as long as the process lives; whatever fails is tried again at the next turn."""
+        while True:
+            time.sleep(self._interval)
+            try:
+                with redis_errors():
+                    mine = journal.turn(self._redis, int(self._interval) - 1)
+                if mine:
+                    self._tell(sweep(self._redis, self._store))
+            except ApiError as error:
+                log.warning("no sweep: %s", error.cause)
+            except Exception:
+                log.exception("no sweep")

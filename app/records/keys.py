@@ -1,0 +1,185 @@
+"""API keys and their roles, as administrators write them into Redis.
+
+One hash a key under ``apikey:`` + the SHA-256 of the key. A record that cannot
+be read never grants anything.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from app.config import Rate, parse_flag
+from app.errors import ApiError
+from app.records.client import redis_errors
+
+log = logging.getLogger("uploader.keys")
+
+PREFIX = "apikey:"
+_CHALLENGE = {"WWW-Authenticate": 'ApiKey realm="uploader"'}
+_DATE_TIME = re.compile(
+    r"(\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:)(\d{2})(\.\d+)?([Zz]|[+-]\d{2}:[0-5]\d)", re.ASCII
+)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+LONGEST_KEY = 1024
+"""Characters. Longer ones are refused without asking Redis."""
+
+
+class UnreadableError(ValueError):
+    """A record has a field that cannot be read; the text is the field's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One record, read and checked. ``digest`` is the key's SHA-256 in hex."""
+
+    digest: str
+    name: str
+    roles: frozenset[str]
+    rate: Rate
+    expires_at: datetime | None
+    disabled: bool
+
+    @classmethod
+    def parse(cls, digest: str, record: Mapping[bytes, bytes], default_rate: Rate) -> "ApiKey":
+        """Read a hash from Redis; UnreadableError names the first field that is wrong."""
+        fields = _Fields(record)
+        return cls(
+            digest=digest,
+            name=fields.read("name", str) or "",
+            roles=fields.read("roles", _roles) or frozenset(),
+            rate=fields.read("rate_limit", Rate.parse) or default_rate,
+            expires_at=fields.read("expires_at", parse_expiry),
+            disabled=fields.read("disabled", parse_flag) or False,
+        )
+
+    @property
+    def id(self) -> str:
+        """What logs, counters and metadata show: the first 12 digits of the digest."""
+        return self.digest[:12]
+
+    def usable(self, now: datetime) -> bool:
+        """Neither disabled nor expired."""
+        return not self.disabled and (self.expires_at is None or now < self.expires_at)
+
+    def require(self, role: str) -> None:
+        """Raise the 403 ``missing_role`` for a key without the role."""
+        if role not in self.roles:
+            raise ApiError(
+                "missing_role",
+                f"This API key is good but may not upload: it lacks the role “{role}”."
+                " Ask an administrator to add it.",
+            )
+
+
+class KeyStore:
+    """Looks keys up: one read of Redis, and never a write."""
+
+    def __init__(self, redis: Redis, default_rate: Rate) -> None:
+        self._redis = redis
+        self._default_rate = default_rate
+
+    def authenticate(self, presented: str | bytes | None) -> ApiKey:
+        """The record of the key that was sent, as text or as the bytes of a header.
+
+        Raises the 401 ``missing_api_key`` or ``invalid_api_key`` (the same for
+        an unknown, expired, disabled and unreadable key) and the 503
+        ``redis_unavailable``.
+        """
+        if not presented:
+            raise ApiError(
+                "missing_api_key",
+                "Send your API key in the request header x-api-key.",
+                headers=_CHALLENGE,
+            )
+        key = self._find(digest_of(presented)) if len(presented) <= LONGEST_KEY else None
+        if key is None or not key.usable(datetime.now(UTC)):
+            if key is not None:
+                log.info("key %s is refused: it is disabled or has expired", key.id)
+            raise ApiError(
+                "invalid_api_key",
+                "This API key is not accepted. Check that it was copied whole, or ask an"
+                " administrator for a new one.",
+                headers=_CHALLENGE,
+            )
+        return key
+
+    def _find(self, digest: str) -> ApiKey | None:
+        record = read_record(self._redis, digest)
+        if not record:
+            return None
+        try:
+            return ApiKey.parse(digest, record, self._default_rate)
+        except UnreadableError as error:
+            log.warning("the record of key %s cannot be read: field %s", digest[:12], error)
+            return None
+
+
+def digest_of(key: str | bytes) -> str:
+    """The SHA-256 of a key, as in the name of its record."""
+    data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_record(redis: Redis, digest: str) -> dict[bytes, bytes]:
+    """The hash of a key, empty when there is none or when it is no hash."""
+    with redis_errors():
+        try:
+            record: Any = redis.hgetall(PREFIX + digest)
+        except ResponseError as error:
+            record = error
+        return _record(digest, record)
+
+
+def read_records(redis: Redis, digests: Sequence[str]) -> list[dict[bytes, bytes]]:
+    """As ``read_record`` for each, in one round trip (of a Cluster: one a node)."""
+    with redis_errors(), redis.pipeline(transaction=False) as pipe:
+        for digest in digests:
+            pipe.hgetall(PREFIX + digest)
+        answers = pipe.execute(raise_on_error=False)
+        return [_record(*each) for each in zip(digests, answers, strict=True)]
+
+
+def _record(digest: str, answer: Any) -> dict[bytes, bytes]:
+    if not isinstance(answer, Exception):
+        return dict(answer)
+    if not str(answer).startswith("WRONGTYPE"):
+        raise answer
+    log.warning("the record of key %s cannot be read: it is no hash", digest[:12])
+    return {}
+
+
+def parse_expiry(text: str) -> datetime:
+    """An RFC 3339 date-time, or a date, which ends with that day in UTC."""
+    if _DATE.fullmatch(text):
+        return datetime.combine(date.fromisoformat(text), time.max, UTC)
+    match = _DATE_TIME.fullmatch(text)
+    if match is None:
+        raise ValueError("not a date")
+    start, seconds, fraction, offset = match.groups(default="")
+    leap = seconds == "60"  # which datetime does not know
+    told = f"{start}{'59' if leap else seconds}{fraction}{offset}".upper()
+    return datetime.fromisoformat(told) + timedelta(seconds=int(leap))
+
+
+class _Fields:
+    def __init__(self, record: Mapping[bytes, bytes]) -> None:
+        self._record = record
+
+    def read(self, name: str, parse: Any) -> Any:
+        """The parsed field, None when it is absent or empty."""
+        try:
+            text = self._record.get(name.encode(), b"").decode().strip()
+            return parse(text) if text else None
+        except (ValueError, OverflowError) as error:
+            raise UnreadableError(name) from error
+
+
+def _roles(text: str) -> frozenset[str]:
+    return frozenset(text.replace(",", " ").split())

@@ -1,0 +1,1 @@
+"""The bucket: the only importer of minio and urllib3."""

@@ -1,0 +1,1 @@
+"""What HTTP and people see: problem documents, headers, CORS, pages."""

@@ -1,0 +1,467 @@
+import hashlib
+import json
+import re
+from datetime import UTC, datetime, timedelta
+
+import fakeredis
+import pytest
+
+from app import create_app
+from app.config import Config
+from app.ops.cli import KEY_PREFIX, looks_mistyped, new_key
+
+
+class MemoryStore:
+    """Objects by key, for the sweep."""
+
+    def __init__(self):
+        self.objects = {}
+
+    def check(self):
+        return None
+
+    def delete(self, key):
+        return self.objects.pop(key, None) is not None
+
+
+@pytest.fixture
+def server():
+    return fakeredis.FakeServer()
+
+
+@pytest.fixture
+def redis(server):
+    return fakeredis.FakeRedis(server=server)
+
+
+@pytest.fixture
+def run(redis):
+    app = create_app(Config(log_format="json"), redis=redis, store=MemoryStore())
+    runner = app.test_cli_runner()
+
+    def run(*arguments, status=0, typed=None):
+        result = runner.invoke(args=["keys", *arguments], input=typed)
+        assert result.exit_code == status, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+def told(run, *arguments, **options):
+    return json.loads(run(*arguments, "--json", **options).stdout)
+
+
+def digest(key):
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def add(redis, key="k" * 40, **fields):
+    """As an administrator does it with redis-cli."""
+    redis.hset(f"apikey:{digest(key)}", mapping={"name": "Magazine CMS", **fields})
+    return digest(key)
+
+
+def record(redis, key_digest):
+    fields = redis.hgetall(f"apikey:{key_digest}")
+    return {name.decode(): value.decode() for name, value in fields.items()}
+
+
+def dump(redis):
+    return {name: redis.dump(name) for name in redis.keys()}
+
+
+def stamp(later):
+    return f"{datetime.now(UTC) + later:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def day(back=0):
+    return f"{datetime.now(UTC) - timedelta(days=back):%Y-%m-%d}"
+
+
+def test_a_new_key_has_a_prefix_226_bits_and_a_checksum():
+    keys = {new_key() for _ in range(100)}
+    assert len(keys) == 100
+    for key in keys:
+        assert re.fullmatch(rf"{KEY_PREFIX}[0-9A-Za-z]{{44}}", key)
+        assert not looks_mistyped(key)
+    assert 62**38 > 2**226
+
+
+def test_a_typo_in_a_new_key_is_seen_without_redis():
+    key = new_key()
+    for place in range(len(KEY_PREFIX), len(key)):
+        wrong = "x" if key[place] != "x" else "y"
+        assert looks_mistyped(key[:place] + wrong + key[place + 1 :])
+    assert looks_mistyped(key[:-1])
+    assert looks_mistyped(key + "0")
+    assert looks_mistyped(KEY_PREFIX)
+    assert not looks_mistyped("a key that was made elsewhere")
+
+
+def test_create_prints_the_key_once_and_keeps_only_its_hash(run, redis):
+    output = run(
+        *("create", "Magazine CMS", "--role", "uploader", "--role", "reader"),
+        *("--rate-limit", "120/minute", "--expires-at", "2999-01-31"),
+    ).stdout
+    key_id, key = re.fullmatch(r"id:  ([0-9a-f]{12})\nkey: (upl_\w{44})\n", output).groups()
+    assert digest(key)[:12] == key_id
+    assert redis.keys() == [f"apikey:{digest(key)}".encode()]
+    assert record(redis, digest(key)) == {
+        "name": "Magazine CMS",
+        "roles": "uploader reader",
+        "rate_limit": "120/minute",
+        "expires_at": "2999-01-31",
+    }
+
+
+def test_create_can_answer_a_script(run, redis):
+    answer = told(run, "create", "CMS", "--role", "uploader")
+    assert list(answer) == ["id", "key"]
+    assert record(redis, digest(answer["key"])) == {"name": "CMS", "roles": "uploader"}
+
+
+def test_create_warns_of_a_key_without_a_role(run):
+    assert "no role" in run("create", "CMS").stderr
+    assert "no role" not in run("create", "CMS", "--role", "uploader").stderr
+
+
+def test_a_key_without_a_name_is_possible(run, redis):
+    key = told(run, "create", "")["key"]
+    assert record(redis, digest(key)) == {"name": ""}
+
+
+def test_create_takes_a_key_from_standard_input_and_does_not_repeat_it(run, redis):
+    key = "f" * 64
+    output = run("create", "CMS", "--stdin", "--role", "uploader", typed=f"{key}\n").output
+    assert key not in output
+    assert output == f"id:  {digest(key)[:12]}\n"
+    assert record(redis, digest(key)) == {"name": "CMS", "roles": "uploader"}
+
+
+def test_create_does_not_touch_a_key_that_is_there(run, redis):
+    add(redis, "f" * 64, roles="reader")
+    before = dump(redis)
+    output = run("create", "X", "--stdin", "--role", "uploader", typed="f" * 64, status=1).output
+    assert "there already" in output
+    assert dump(redis) == before
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("", "32 to 1024"),
+        ("\n", "32 to 1024"),
+        ("short", "32 to 1024"),
+        ("x" * 1025, "32 to 1024"),
+        ("upl_" + "0" * 44, "checksum"),
+        ("ключ" * 10, "ASCII"),
+        ("two words " * 10, "ASCII"),
+        ("x" * 40 + "\0", "ASCII"),
+        (b"\xff" * 40, "ASCII"),
+    ],
+)
+def test_create_refuses_keys_that_no_client_could_send(run, redis, typed, says):
+    output = run("create", "CMS", "--stdin", typed=typed, status=1).output
+    assert says in output
+    assert redis.keys() == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--rate-limit", "lots"),
+        ("--rate-limit", "0/minute"),
+        ("--expires-at", "soon"),
+        ("--expires-at", "2027-02-29"),
+    ],
+)
+def test_create_refuses_what_could_not_be_read_again(run, redis, option):
+    assert "must be like" in run("create", "CMS", *option, status=2).output
+    assert redis.keys() == []
+
+
+def test_list_shows_the_keys_by_name(run, redis):
+    add(redis, "a" * 40, name="Web shop", roles="uploader", rate_limit="5/day")
+    add(redis, "b" * 40, name="archive", roles="reader,uploader", expires_at="2020-01-01")
+    add(redis, "c" * 40, name="Magazine", disabled="yes", last_used_at="2026-07-01T10:00:00Z")
+    redis.hset(f"usage:{digest('a' * 40)[:12]}:{day()}", "uploads", 7)
+    lines = run("list").stdout.splitlines()
+    headings = "NAME ID ROLES RATE EXPIRES LAST USED TODAY STATE"
+    ids = [digest(letter * 40)[:12] for letter in "bca"]
+    assert [" ".join(line.split()) for line in lines] == [
+        headings,
+        f"archive {ids[0]} reader uploader 60/minute 2020-01-01 0 expired",
+        f"Magazine {ids[1]} 60/minute 2026-07-01T10:00:00Z 0 disabled",
+        f"Web shop {ids[2]} uploader 5/day 7 good",
+    ]
+
+
+def test_list_finds_by_name_and_by_role(run, redis):
+    add(redis, "a" * 40, name="Web shop", roles="uploader")
+    add(redis, "b" * 40, name="Magazine", roles="reader uploader")
+    add(redis, "c" * 40, name="Webcam", roles="uploaders")
+
+    def names(*options):
+        return [row["name"] for row in told(run, "list", *options)]
+
+    assert names() == ["Magazine", "Web shop", "Webcam"]
+    assert names("--name", "WEB") == ["Web shop", "Webcam"]
+    assert names("--role", "uploader") == ["Magazine", "Web shop"]
+    assert names("--name", "web", "--role", "uploader") == ["Web shop"]
+    assert names("--name", "*") == []
+    assert "No keys." in run("list", "--name", "nobody").stderr
+
+
+def test_list_reads_more_keys_than_one_round_trip_holds(run, redis):
+    for number in range(1201):
+        add(redis, f"{number:040}", name=f"{number:04}")
+    rows = told(run, "list")
+    assert [row["name"] for row in rows] == [f"{number:04}" for number in range(1201)]
+
+
+def test_list_tells_unreadable_records_and_leaves_out_what_is_no_record(run, redis):
+    add(redis, "a" * 40, name="A", rate_limit="lots")
+    add(redis, "b" * 40, name=b"B\xff")
+    redis.set(f"apikey:{digest('c' * 40)}", "text")
+    redis.set("apikey:plain", "text")
+    redis.set(b"apikey:\xff", "text")
+    states = {row["name"]: row["state"] for row in told(run, "list")}
+    assert states == {
+        "A": "unreadable: rate_limit",
+        "B\N{REPLACEMENT CHARACTER}": "unreadable: name",
+        "": "unreadable: not a hash",
+    }
+
+
+def test_tables_hold_no_characters_that_move_the_cursor(run, redis):
+    key_digest = add(redis, name="\x1b[2J\rA\nB", roles="\x1b]0;x\x07", last_used_at="\x1b[1A")
+    for arguments in (["list"], ["show", key_digest[:12]], ["delete", key_digest, "--yes"]):
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", run(*arguments).output)
+
+
+def test_show_tells_one_key_whole(run, redis):
+    key_digest = add(redis, roles="uploader", rate_limit="5/day", expires_at="2999-01-31")
+    assert run("show", key_digest[:12]).stdout.splitlines() == [
+        "name:          Magazine CMS",
+        f"id:            {key_digest[:12]}",
+        "roles:         uploader",
+        "rate limit:    5/day",
+        "expires at:    2999-01-31",
+        "last used at:",
+        "uploads today: 0",
+        "state:         good",
+    ]
+    assert told(run, "show", key_digest[:12]) == told(run, "list")[0]
+
+
+def test_ids_may_be_shortened_as_long_as_they_are_unique(run, redis):
+    digests = {add(redis, f"{number:040}", name=f"{number}") for number in range(30)}
+    one = min(digests)
+    shortest = next(
+        one[:length]
+        for length in range(1, 65)
+        if sum(each.startswith(one[:length]) for each in digests) == 1
+    )
+    for key_id in (shortest, one[:12], one):
+        assert told(run, "show", key_id)["id"] == one[:12]
+    heads = [each[0] for each in digests]
+    shared = max(heads, key=heads.count)
+    says = f"{heads.count(shared)} keys have ids that start with {shared}."
+    assert says in run("show", shared, status=1).output
+
+
+@pytest.mark.parametrize("key_id", ["*", "?", "", "[0-9]", "xyz", "0" * 65, "0\n", "ABC", "é"])
+@pytest.mark.parametrize("command", ["show", "disable", "enable", "rotate", "delete", "usage"])
+def test_an_id_is_hex_digits_and_nothing_else(run, redis, command, key_id):
+    add(redis)
+    before = dump(redis)
+    assert "digits 0-9 and a-f" in run(command, key_id, status=1).output
+    assert dump(redis) == before
+
+
+@pytest.mark.parametrize("command", ["show", "disable", "enable", "rotate", "delete", "usage"])
+def test_an_unknown_id_is_an_error(run, redis, command):
+    redis.set("apikey:0123 a plain key put in by mistake", "x")
+    redis.set(b"apikey:0123\xff", "x")
+    assert "No key has the id 0123" in run(command, "0123", status=1).output
+
+
+def test_disable_and_enable_change_what_redis_cli_made(run, redis):
+    key_digest = add(redis, roles="uploader")
+    run("disable", key_digest[:12])
+    assert record(redis, key_digest)["disabled"] == "1"
+    assert told(run, "show", key_digest[:12])["state"] == "disabled"
+    redis.hset(f"apikey:{key_digest}", "disabled", "no")
+    assert told(run, "show", key_digest[:12])["state"] == "good"
+    redis.hset(f"apikey:{key_digest}", "disabled", "yes")
+    run("enable", key_digest[:12])
+    assert told(run, "show", key_digest[:12])["state"] == "good"
+
+
+def test_rotate_makes_a_successor_and_lets_the_old_key_expire(run, redis):
+    old = add(redis, roles="uploader,reader", rate_limit="5/day", last_used_at=stamp(-timedelta(1)))
+    earliest = stamp(timedelta(hours=24))
+    answer = told(run, "rotate", old[:12])
+    expected = {"name": "Magazine CMS", "roles": "uploader,reader", "rate_limit": "5/day"}
+    assert record(redis, digest(answer["key"])) == expected
+    expires_at = record(redis, old)["expires_at"]
+    assert earliest <= expires_at <= stamp(timedelta(hours=24))
+
+
+@pytest.mark.parametrize(
+    ("overlap", "later"),
+    [
+        ("30m", timedelta(minutes=30)),
+        ("2h", timedelta(hours=2)),
+        ("7d", timedelta(days=7)),
+        ("0m", timedelta()),
+    ],
+)
+def test_rotate_takes_the_overlap(run, redis, overlap, later):
+    old, earliest = add(redis), stamp(later)
+    run("rotate", old[:12], "--overlap", overlap)
+    assert earliest <= record(redis, old)["expires_at"] <= stamp(later)
+
+
+@pytest.mark.parametrize("overlap", ["", "soon", "24", "-1h", "1w", "1.5h", "1 h", "٣h"])
+def test_rotate_refuses_any_other_overlap(run, redis, overlap):
+    old = add(redis)
+    assert "must be like" in run("rotate", old[:12], "--overlap", overlap, status=2).output
+    assert len(redis.keys()) == 1
+
+
+def test_rotate_gives_the_successor_the_expiry_and_never_prolongs_the_old_key(run, redis):
+    soon = stamp(timedelta(hours=1))
+    old = add(redis, expires_at=soon)
+    key = told(run, "rotate", old[:12])["key"]
+    assert record(redis, old)["expires_at"] == soon
+    assert record(redis, digest(key))["expires_at"] == soon
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"roles": b"uploader \xff"}, "unreadable: roles"),
+        ({"disabled": "maybe"}, "unreadable: disabled"),
+        ({"disabled": "yes"}, "disabled"),
+        ({"expires_at": "2020-01-01"}, "expired"),
+    ],
+)
+def test_rotate_gives_no_successor_to_a_key_that_is_not_good(run, redis, fields, state):
+    old = add(redis, **fields)
+    before = dump(redis)
+    assert f"is {state}" in run("rotate", old[:12], status=1).output
+    assert dump(redis) == before
+
+
+def test_rotate_leaves_what_is_no_hash_alone(run, redis):
+    redis.set(f"apikey:{digest('a')}", "text")
+    assert "not a hash" in run("rotate", digest("a")[:12], status=1).output
+    assert len(redis.keys()) == 1
+
+
+def test_disable_leaves_what_is_no_hash_alone(run, redis):
+    redis.set(f"apikey:{digest('a')}", "text")
+    assert "not a hash" in run("disable", digest("a")[:12], status=1).output
+
+
+def test_a_usage_record_written_by_hand_does_not_stop_the_list(run, redis):
+    one, other = add(redis, "a" * 40), add(redis, "b" * 40)
+    day = f"{datetime.now(UTC):%Y-%m-%d}"
+    redis.set(f"usage:{one[:12]}:{day}", "text")
+    redis.hset(f"usage:{other[:12]}:{day}", mapping={"uploads": "many", "bytes": 5})
+    assert len(told(run, "list")) == 2
+    assert told(run, "usage", other[:12])[0]["bytes"] == 5
+
+
+def test_a_key_of_empty_roles_is_warned_of(run):
+    assert "has no role" in run("create", "CMS", "--role", "").output
+
+
+def test_delete_asks_first(run, redis):
+    key_digest = add(redis)
+    refused = run("delete", key_digest[:12], typed="n\n", status=1)
+    assert "Magazine CMS" in refused.output
+    assert redis.exists(f"apikey:{key_digest}")
+    run("delete", key_digest[:12], typed="y\n")
+    assert redis.keys() == []
+
+
+def test_delete_does_not_ask_a_script(run, redis):
+    key_digest = add(redis)
+    assert run("delete", key_digest[:12], "--yes").stdout == f"{key_digest[:12]}: deleted\n"
+    assert redis.keys() == []
+
+
+def test_check_is_content_with_good_keys(run, redis):
+    add(redis, "a" * 40, roles="uploader", expires_at="2999-01-31")
+    assert run("check").stdout == "All records can be read.\n"
+
+
+def test_check_warns_of_what_will_soon_trouble(run, redis):
+    expires_at = stamp(timedelta(days=3))
+    soon = add(redis, "a" * 40, roles="uploader", expires_at=expires_at)
+    none = add(redis, "b" * 40)
+    lines = set(run("check").stdout.splitlines())
+    assert lines == {
+        f"warning: {soon[:12]}: expires soon, at {expires_at}",
+        f"warning: {none[:12]}: no roles: every upload is refused",
+        "All records can be read.",
+    }
+
+
+def test_check_finds_unreadable_records_and_plain_keys(run, redis):
+    plain = new_key()
+    redis.hset(f"apikey:{plain}", mapping={"roles": "uploader"})
+    redis.set("apikey:\x1b[2J", "x")
+    redis.set(f"apikey:{digest('string')}", "x")
+    wrong = add(redis, rate_limit="lots")
+    good = add(redis, "g" * 40, roles="uploader")
+    output = run("check", status=1).stdout
+    assert f"error: {wrong[:12]}: the field rate_limit cannot be read" in output
+    assert f"error: {digest('string')[:12]}: not a hash" in output
+    assert "error: apikey:upl_…: not a SHA-256" in output
+    assert output.count("not a SHA-256") == 2
+    assert good[:12] not in output
+    assert plain not in output
+    assert "\x1b" not in output
+
+
+def test_usage_tells_a_line_a_day(run, redis):
+    key_digest = add(redis)
+    for back, uploads in ((0, 3), (2, 5), (40, 9)):
+        name = f"usage:{key_digest[:12]}:{day(back)}"
+        redis.hset(name, mapping={"uploads": uploads, "bytes": 1000, "rejected": 1})
+    rows = told(run, "usage", key_digest[:12])
+    assert rows == [
+        {"day": day(back), "uploads": uploads} | {"bytes": 1000, "rejected": 1, "rate_limited": 0}
+        for back, uploads in ((0, 3), (2, 5))
+    ]
+    assert len(told(run, "usage", key_digest[:12], "--days", "90")) == 3
+    lines = run("usage", key_digest[:12]).stdout.splitlines()
+    assert lines[0].split() == ["DAY", "UPLOADS", "BYTES", "REJECTED", "RATE", "LIMITED"]
+    assert lines[1].split() == [day(), "3", "1000", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("create", "CMS"),
+        ("list",),
+        ("check",),
+        *((command, "abc") for command in ("show", "disable", "enable", "rotate", "usage")),
+        ("delete", "abc", "--yes"),
+    ],
+)
+def test_redis_that_is_down_is_one_line_and_exit_status_1(run, server, arguments):
+    server.connected = False
+    output = run(*arguments, status=1).output
+    assert output.startswith("Error: Temporarily unavailable: ")
+    assert output.count("\n") == 1
+
+
+def test_output_that_is_no_terminal_has_no_colours(run, redis):
+    add(redis, disabled="1", rate_limit="lots")
+    for arguments, status in ((["list"], 0), (["check"], 1), (["create", "CMS"], 0)):
+        assert "\x1b" not in run(*arguments, status=status).output

@@ -1,0 +1,161 @@
+import json
+
+import fakeredis
+import pytest
+
+from app.errors import ApiError
+from app.records import journal
+from app.records.journal import Entry, Result
+
+RESULT = Result("uploads/n.png", "image/png", 10, 1, 2, 1, "ab" * 32)
+
+
+@pytest.fixture
+def redis():
+    return fakeredis.FakeRedis()
+
+
+def entry(name="n1", repeat_key="k", key_id="a23456789012"):
+    return Entry(key_id, name, repeat_key, 40)
+
+
+def later(redis, seconds):
+    """Make all names older."""
+    for key in redis.keys("pending:*") + redis.keys("sweeping:*"):
+        for name, score in redis.zrange(key, 0, -1, withscores=True):
+            redis.zadd(key, {name: score - seconds})
+
+
+def claimed(redis):
+    return [name for _, name, _ in journal.claim(redis)]
+
+
+def test_a_committed_name_is_never_swept(redis):
+    entry().begin(redis)
+    assert entry().commit(redis, RESULT) == 1
+    later(redis, 3600)
+    assert claimed(redis) == []
+
+
+def test_a_name_under_way_is_left_alone_for_a_minute(redis):
+    entry().begin(redis)
+    later(redis, 55)
+    assert claimed(redis) == []
+    later(redis, 10)
+    assert claimed(redis) == ["n1"]
+
+
+def test_a_swept_name_is_not_acknowledged_any_more(redis):
+    entry().begin(redis)
+    later(redis, 61)
+    assert claimed(redis) == ["n1"]
+    assert entry().commit(redis, RESULT) == 0
+
+
+def test_a_renewed_name_is_not_swept(redis):
+    entry().begin(redis)
+    later(redis, 61)
+    assert claimed(redis) == ["n1"]
+    assert entry().begin(redis) == b""
+    assert claimed(redis) == []
+    assert entry().commit(redis, RESULT) == 1
+
+
+def test_an_aborted_upload_leaves_nothing(redis):
+    entry().begin(redis)
+    entry().abort(redis)
+    assert redis.keys() == []
+
+
+def test_an_aborted_upload_that_may_have_an_object_is_swept(redis):
+    doubtful = entry()
+    doubtful.begin(redis)
+    doubtful.object_key = "uploads/n1.png"
+    doubtful.abort(redis)
+    assert claimed(redis) == ["n1"]
+    journal.forget(redis, "a", "n1")
+    assert claimed(redis) == []
+
+
+def test_every_name_is_claimed_however_many_there_are(redis):
+    for number in range(250):
+        entry(f"n{number}", None).begin(redis)
+    later(redis, 61)
+    assert sorted(claimed(redis)) == sorted(f"n{number}" for number in range(250))
+
+
+def test_everything_in_redis_expires(redis):
+    entry().begin(redis)
+    entry("n2", "k2").begin(redis)
+    entry("n2", "k2").commit(redis, RESULT)
+    later(redis, 61)
+    claimed(redis)
+    assert redis.keys()
+    assert all(redis.ttl(key) > 0 for key in redis.keys())
+
+
+def test_a_repeat_while_the_first_is_running_is_409(redis):
+    entry().begin(redis)
+    with pytest.raises(ApiError) as refused:
+        journal.replay(entry("n2").begin(redis))
+    assert refused.value.code == "idempotency_conflict"
+    assert int(refused.value.headers["Retry-After"]) >= 1
+
+
+def test_a_repeat_after_a_success_gets_its_result(redis):
+    entry().begin(redis)
+    entry().commit(redis, RESULT)
+    assert journal.replay(entry("n2").begin(redis)) == RESULT
+
+
+def test_a_repeat_after_a_failure_starts_anew(redis):
+    entry().begin(redis)
+    entry().abort(redis)
+    assert journal.replay(entry("n2").begin(redis)) is None
+
+
+def test_a_failed_repeat_does_not_free_the_first_ones_key(redis):
+    entry().begin(redis)
+    entry("n2").abort(redis)
+    with pytest.raises(ApiError):
+        journal.replay(entry("n3").begin(redis))
+
+
+def test_keys_of_different_api_keys_are_different(redis):
+    entry().begin(redis)
+    assert journal.replay(entry("n2", key_id="a99999999999").begin(redis)) is None
+
+
+def test_a_commit_that_is_sent_twice_succeeds_twice(redis):
+    entry().begin(redis)
+    assert entry().commit(redis, RESULT) == 1
+    assert entry().commit(redis, RESULT) == 1
+
+
+def test_an_upload_that_lost_its_lock_is_not_acknowledged(redis):
+    entry().begin(redis)
+    [lock] = redis.keys("idempotency:*")
+    redis.delete(lock)
+    entry("n2").begin(redis)
+    assert entry().commit(redis, RESULT) == 0
+    assert entry("n2").commit(redis, RESULT) == 1
+
+
+def test_no_idempotency_key_stands_in_redis(redis):
+    entry(repeat_key="secret-order-4711").begin(redis)
+    assert b"secret-order-4711" not in b"".join(redis.keys())
+
+
+def test_all_keys_of_an_upload_share_a_hash_slot():
+    for name in entry()._keys:
+        assert name.partition("{")[2].partition("}")[0] == "a"
+
+
+def test_only_one_process_sweeps_in_a_turn(redis):
+    assert journal.turn(redis, 20)
+    assert not journal.turn(redis, 20)
+
+
+def test_a_result_dumps_to_the_same_json_each_time():
+    assert json.loads(RESULT.dump())["key"] == "uploads/n.png"
+    assert RESULT.dump() == RESULT.dump()

@@ -1,0 +1,384 @@
+# ruff: noqa: RUF001 -- characters that look alike are what is tried here
+import hashlib
+import logging
+from datetime import UTC, datetime, timedelta
+
+import fakeredis
+import pytest
+
+from app.config import Rate
+from app.errors import ApiError
+from app.records.keys import (
+    LONGEST_KEY,
+    ApiKey,
+    KeyStore,
+    UnreadableError,
+    digest_of,
+    read_record,
+    read_records,
+)
+
+DEFAULT = Rate(60, 60)
+KEY = "upl_" + "k" * 44
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+RECORD = f"apikey:{DIGEST}"
+
+
+@pytest.fixture
+def redis():
+    return fakeredis.FakeRedis()
+
+
+@pytest.fixture
+def store(redis):
+    return KeyStore(redis, DEFAULT)
+
+
+def parse(**fields):
+    record = {
+        name.encode(): value if isinstance(value, bytes) else value.encode()
+        for name, value in fields.items()
+    }
+    return ApiKey.parse(DIGEST, record, DEFAULT)
+
+
+def refusal(store, presented):
+    with pytest.raises(ApiError) as refused:
+        store.authenticate(presented)
+    assert refused.value.status == 401
+    assert refused.value.headers == {"WWW-Authenticate": 'ApiKey realm="uploader"'}
+    return refused.value.code
+
+
+def utc(*parts):
+    return datetime(*parts, tzinfo=UTC)
+
+
+def test_an_empty_record_is_a_key_without_any_rights():
+    key = parse()
+    assert key == ApiKey(DIGEST, "", frozenset(), DEFAULT, None, disabled=False)
+    assert key.usable(utc(9999, 1, 1))
+    with pytest.raises(ApiError) as refused:
+        key.require("uploader")
+    assert (refused.value.status, refused.value.code) == (403, "missing_role")
+
+
+def test_empty_and_blank_fields_count_as_absent():
+    blank = parse(name="", roles=" ", rate_limit="\t", expires_at="\n", disabled="  ")
+    assert blank == parse()
+
+
+def test_unknown_fields_are_ignored():
+    assert parse(last_used_at="never", colour=b"\xff") == parse()
+
+
+def test_the_id_is_the_start_of_the_digest():
+    assert parse().id == DIGEST[:12]
+
+
+def test_names_may_be_in_any_script():
+    assert parse(name=" Журнал 雑誌 ").name == "Журнал 雑誌"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uploader",
+        " uploader ",
+        "reader uploader",
+        "reader,uploader",
+        ",,reader ,\t uploader,\n",
+        "uploader uploader",
+        "\r\nuploader\r\n",
+        "reader\vuploader\freader",
+        "reader\u00a0uploader",
+        "\u3000uploader",
+    ],
+)
+def test_roles_are_names_between_spaces_and_commas(text):
+    key = parse(roles=text)
+    key.require("uploader")
+    assert key.roles <= {"uploader", "reader"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Uploader",
+        "UPLOADER",
+        "uploaders",
+        "up loader",
+        "uploader;reader",
+        "uploader\0",
+        "\0uploader",
+        "uploader\u200b",
+        "\ufeffuploader",
+        "*",
+        "admin",
+        ".*",
+        "up*",
+        '["uploader"]',
+        "ｕploader",
+    ],
+)
+def test_only_the_very_name_of_a_role_grants_it(text):
+    with pytest.raises(ApiError) as refused:
+        parse(roles=text).require("uploader")
+    assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("1/second", Rate(1, 1)),
+        ("120/minute", Rate(120, 60)),
+        ("5/HOUR", Rate(5, 3600)),
+        (" 10 / Day ", Rate(10, 86400)),
+        ("007/minute", Rate(7, 60)),
+        ("999999999/second", Rate(999_999_999, 1)),
+    ],
+)
+def test_rates_are_a_number_per_one_of_four_words(text, rate):
+    assert parse(rate_limit=text).rate == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("lots", "maybe", "0/minute", "000/day", "-1/minute", "+1/minute", "1.5/minute"),
+        *("1e3/minute", "60", "60/", "/minute", "60/min", "60/minutes", "60 per minute"),
+        *("60/minute\0", "60/minute 5", "6 0/minute", "１２/minute", "٣/minute", "0x10/minute"),
+        *("60/ſecond", "60/mınute", "60/mİnute", "60\u00a0/minute", "1" * 5000 + "/day"),
+    ],
+)
+def test_any_other_rate_is_unreadable(text):
+    with pytest.raises(UnreadableError, match=r"^rate_limit$"):
+        parse(rate_limit=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-01-31", utc(2027, 1, 31, 23, 59, 59, 999_999)),
+        ("2028-02-29", utc(2028, 2, 29, 23, 59, 59, 999_999)),
+        ("2027-01-31T12:00:00Z", utc(2027, 1, 31, 12)),
+        ("2027-01-31t12:00:00z", utc(2027, 1, 31, 12)),
+        ("2027-01-31 12:00:00Z", utc(2027, 1, 31, 12)),
+        ("2027-01-31T12:00:00+02:00", utc(2027, 1, 31, 10)),
+        ("2027-01-31T12:00:00-00:30", utc(2027, 1, 31, 12, 30)),
+        ("2027-01-31T12:00:00.5Z", utc(2027, 1, 31, 12, 0, 0, 500_000)),
+        ("2027-01-31T12:00:00.123456789Z", utc(2027, 1, 31, 12, 0, 0, 123_456)),
+        ("2026-12-31T23:59:60Z", utc(2027, 1, 1)),
+        (" 2027-01-31 ", utc(2027, 1, 31, 23, 59, 59, 999_999)),
+    ],
+)
+def test_expiry_is_a_date_or_a_date_time_of_rfc_3339(text, moment):
+    assert parse(expires_at=text).expires_at == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("soon", "never", "0", "1798675200", "2027", "2027-01", "20270131", "2027-W05-7"),
+        *("2027-02-29", "2027-13-01", "2027-00-10", "0000-01-01", "31.01.2027", "01/31/2027"),
+        *("2027-1-31", "+12027-01-31", "12027-01-31", "-2027-01-31", "2027-01-31Z"),
+        *("2027-01-31T12:00:00", "2027-01-31T12:00Z", "2027-01-31T12:00:00+0200"),
+        *("2027-01-31T25:00:00Z", "2027-01-31T12:61:00Z", "2027-01-31T12:00:00+24:00"),
+        *("2027-01-31T12:00:61Z", "2027-01-31T12:00:00+05:60", "9999-12-31T23:59:60Z"),
+        *("2027-01-31T12:00:00.Z", "2027-01-31T12:00:00,5Z", "2027-01-31T12:00:00 Z"),
+        *("2027-01-31T12:00:00[UTC]", "٢٠٢٧-01-31", "2027-01-31\0", "2027-01-31\n2028-01-31"),
+    ],
+)
+def test_any_other_expiry_is_unreadable(text):
+    with pytest.raises(UnreadableError, match=r"^expires_at$"):
+        parse(expires_at=text)
+
+
+def test_a_key_works_until_its_expiry_and_no_longer():
+    key = parse(expires_at="2027-01-31")
+    assert key.usable(utc(2027, 1, 31, 23, 59, 59))
+    assert not key.usable(utc(2027, 2, 1))
+    key = parse(expires_at="2027-01-31T12:00:00Z")
+    assert key.usable(utc(2027, 1, 31, 11, 59, 59))
+    assert not key.usable(utc(2027, 1, 31, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "usable"),
+    [
+        ("0001-01-01", False),
+        ("0001-01-01T00:00:00+23:59", False),
+        ("9999-12-31", True),
+        ("9999-12-31T23:59:59-23:59", True),
+    ],
+)
+def test_the_ends_of_the_calendar_are_dates_as_others(text, usable):
+    assert parse(expires_at=text).usable(datetime.now(UTC)) is usable
+
+
+@pytest.mark.parametrize("text", ["1", "true", "yes", "TRUE", "Yes", " 1 "])
+def test_disabled_words_disable(text):
+    assert not parse(disabled=text).usable(utc(2027, 1, 1))
+
+
+@pytest.mark.parametrize("text", ["0", "false", "no", "FALSE", "No", ""])
+def test_the_other_words_do_not(text):
+    assert parse(disabled=text).usable(utc(2027, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "text", ["maybe", "2", "01", "on", "off", "null", "-1", "falſe", "no\0", "１"]
+)
+def test_any_other_word_is_unreadable(text):
+    with pytest.raises(UnreadableError, match=r"^disabled$"):
+        parse(disabled=text)
+
+
+@pytest.mark.parametrize("field", ["name", "roles", "rate_limit", "expires_at", "disabled"])
+@pytest.mark.parametrize(
+    "value", [b"\xff", b"uploader \xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80"]
+)
+def test_bytes_that_are_no_utf8_are_unreadable_in_every_field(field, value):
+    with pytest.raises(UnreadableError, match=rf"^{field}$"):
+        parse(**{field: value})
+
+
+def test_a_key_of_any_role_is_authenticated(store, redis):
+    redis.hset(RECORD, mapping={"name": "CMS", "roles": "reader"})
+    assert store.authenticate(KEY).name == "CMS"
+
+
+@pytest.mark.parametrize("presented", [None, ""])
+def test_no_key_is_told_apart_from_a_wrong_one(store, presented):
+    assert refusal(store, presented) == "missing_api_key"
+
+
+HOSTILE = [
+    *(DIGEST, DIGEST.upper(), RECORD, f"apikey:{KEY}", DIGEST[:12]),
+    *("*", "?", "[a-z]*", "apikey:*", f"{DIGEST[:-1]}?", f"{DIGEST[:-1]}*", KEY[:-1] + "*"),
+    *(KEY + "\n", "\n" + KEY, KEY + "\r\n", KEY + " ", " " + KEY, KEY + "\t"),
+    *(KEY + "\0", "\0" + KEY, "\0", KEY + "\0" + KEY, f"{KEY},{KEY}", f"{KEY}, {KEY}"),
+    *(KEY[:-1], KEY + "k", KEY.swapcase(), KEY * 2, "upl_", " ", "\n"),
+    *("ключ", "鍵" * 40, "🔑", "ｕpl_" + "k" * 44, KEY + "\u0301", KEY + "\u200b"),
+    *("\ud800", "\udfff", "\udcff", KEY + "\udc80", "\ud83d", "\udcc3\udca9"),
+    *("k" * 10_240, KEY * 1024, "鍵" * 10_240, "\ud800" * 10_240),
+    *("../apikey", "$(id)", "' OR 1=1 --", "\r\nDEL apikey:x\r\n", "__proto__", "null", "0"),
+]
+
+
+@pytest.mark.parametrize("presented", HOSTILE, ids=lambda each: ascii(each)[:30])
+def test_nothing_but_the_key_itself_is_accepted_and_nothing_is_written(store, redis, presented):
+    redis.hset(RECORD, mapping={"roles": "uploader"})
+    before = {name: redis.dump(name) for name in redis.keys()}
+    assert refusal(store, presented) == "invalid_api_key"
+    assert {name: redis.dump(name) for name in redis.keys()} == before
+
+
+class Counting:
+    """A client that tells what it was asked."""
+
+    def __init__(self, redis):
+        self.redis = redis
+        self.asked = []
+
+    def hgetall(self, name):
+        self.asked.append(name)
+        return self.redis.hgetall(name)
+
+
+def test_an_unknown_key_costs_one_read_and_an_overlong_one_none(redis):
+    counting = Counting(redis)
+    store = KeyStore(counting, DEFAULT)
+    refusal(store, "x" * LONGEST_KEY)
+    assert counting.asked == [f"apikey:{digest_of('x' * LONGEST_KEY)}"]
+    refusal(store, "x" * (LONGEST_KEY + 1))
+    assert len(counting.asked) == 1
+
+
+def test_a_key_is_read_anew_each_time(store, redis):
+    redis.hset(RECORD, mapping={"roles": "uploader"})
+    store.authenticate(KEY)
+    redis.hset(RECORD, "disabled", "1")
+    assert refusal(store, KEY) == "invalid_api_key"
+    redis.hset(RECORD, "disabled", "0")
+    store.authenticate(KEY)
+    redis.delete(RECORD)
+    assert refusal(store, KEY) == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"disabled": "yes"},
+        {"expires_at": "2020-01-01"},
+        {"expires_at": f"{datetime.now(UTC) - timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"},
+        {"disabled": "perhaps"},
+    ],
+)
+def test_expired_disabled_and_unreadable_keys_look_like_unknown_ones(store, redis, fields):
+    redis.hset(RECORD, mapping={"roles": "uploader", **fields})
+    with pytest.raises(ApiError) as refused:
+        store.authenticate(KEY)
+    with pytest.raises(ApiError) as unknown:
+        store.authenticate("unknown")
+    assert refused.value.problem("id") == unknown.value.problem("id")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rate_limit", "lots"), ("expires_at", "soon"), ("roles", b"\xff"), ("disabled", "2")],
+)
+def test_the_log_names_the_id_and_the_field_of_an_unreadable_record(
+    store, redis, caplog, field, value
+):
+    redis.hset(RECORD, mapping={"roles": "uploader", field: value})
+    assert refusal(store, KEY) == "invalid_api_key"
+    assert [each.levelno for each in caplog.records] == [logging.WARNING]
+    assert DIGEST[:12] in caplog.text
+    assert f"field {field}" in caplog.text
+    assert KEY not in caplog.text
+    assert DIGEST not in caplog.text
+
+
+def wrong_types(redis):
+    return {
+        "string": lambda: redis.set(RECORD, "roles uploader"),
+        "list": lambda: redis.rpush(RECORD, "roles", "uploader"),
+        "set": lambda: redis.sadd(RECORD, "roles", "uploader"),
+        "sorted set": lambda: redis.zadd(RECORD, {"roles": 1}),
+        "stream": lambda: redis.xadd(RECORD, {"roles": "uploader"}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["string", "list", "set", "sorted set", "stream"])
+def test_a_record_of_another_type_grants_nothing(store, redis, caplog, kind):
+    wrong_types(redis)[kind]()
+    assert refusal(store, KEY) == "invalid_api_key"
+    assert f"{DIGEST[:12]} cannot be read: it is no hash" in caplog.text
+
+
+def test_many_records_are_read_as_one_is(redis):
+    redis.hset(RECORD, mapping={"roles": "uploader"})
+    redis.set("apikey:string", "x")
+    digests = ["none", DIGEST, "string"]
+    assert read_records(redis, digests) == [{}, {b"roles": b"uploader"}, {}]
+    assert read_records(redis, digests) == [read_record(redis, each) for each in digests]
+    assert read_records(redis, []) == []
+
+
+def test_redis_that_is_down_is_a_503(redis):
+    server = fakeredis.FakeServer()
+    server.connected = False
+    down = fakeredis.FakeRedis(server=server)
+    for call in (
+        lambda: KeyStore(down, DEFAULT).authenticate(KEY),
+        lambda: read_records(down, [DIGEST]),
+    ):
+        with pytest.raises(ApiError) as refused:
+            call()
+        assert (refused.value.status, refused.value.code) == (503, "redis_unavailable")
+
+
+def test_the_digest_is_that_of_sha256sum():
+    assert digest_of("abc") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+    assert digest_of("ключ") == hashlib.sha256("ключ".encode()).hexdigest()

@@ -1,0 +1,164 @@
+import random
+import threading
+import time
+
+import fakeredis
+import pytest
+
+from app.config import Rate
+from app.errors import ApiError
+from app.records import ratelimit
+
+KEY = "0123456789ab"
+
+
+class Clock:
+    """Stands for the server's clock in a script: fakeredis has only the real one."""
+
+    def __init__(self, redis):
+        self.redis = redis
+        self.now = 1_800_000_000_000
+        self.script = ratelimit._COUNT.replace(
+            "local time = redis.call('TIME')", "local time = {ARGV[5] / 1000, 0}"
+        ).replace("time[1] * 1000 + math.floor(time[2] / 1000)", "tonumber(ARGV[5])")
+
+    def request(self, rate, cost=1):
+        window = rate.period * 1000
+        answer = self.redis.eval(
+            self.script,
+            1,
+            f"ratelimit:{KEY}",
+            rate.limit,
+            window,
+            max(1, window // 60),
+            cost,
+            self.now,
+        )
+        return ratelimit.state(rate, answer)
+
+
+@pytest.fixture
+def redis():
+    return fakeredis.FakeRedis()
+
+
+@pytest.fixture
+def clock(redis):
+    return Clock(redis)
+
+
+def request(redis, rate, cost=1):
+    with redis.pipeline(transaction=False) as pipe:
+        ratelimit.count(pipe, KEY, rate, cost=cost)
+        return ratelimit.state(rate, pipe.execute()[0])
+
+
+def test_exactly_the_limit_passes(redis):
+    answers = [request(redis, Rate(5, 60)).allowed for _ in range(8)]
+    assert answers == [True] * 5 + [False] * 3
+
+
+def test_remaining_counts_down_to_zero(redis):
+    assert [request(redis, Rate(3, 60)).remaining for _ in range(4)] == [2, 1, 0, 0]
+
+
+def test_a_refused_request_costs_nothing(clock):
+    rate = Rate(2, 60)
+    clock.request(rate), clock.request(rate)
+    for _ in range(50):
+        clock.now += 1000
+        assert not clock.request(rate).allowed
+    clock.now += 10_001
+    assert clock.request(rate).allowed
+
+
+def test_looking_costs_nothing_and_writes_nothing(redis):
+    assert request(redis, Rate(3, 60), cost=0).remaining == 3
+    assert redis.keys() == []
+
+
+def test_waiting_for_retry_after_is_enough_and_never_longer_than_the_window(clock):
+    for rate in (Rate(1, 1), Rate(5, 1), Rate(60, 60), Rate(7, 3600), Rate(2, 86400)):
+        while clock.request(rate).allowed:
+            clock.now += 3
+        refused = clock.request(rate)
+        assert 1 <= refused.retry_after <= rate.period
+        clock.now += refused.retry_after * 1000
+        assert clock.request(rate).allowed
+        clock.redis.flushall()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_stretch_of_the_window_ever_holds_more_than_the_limit(clock, seed):
+    chance = random.Random(seed)
+    rate = Rate(chance.choice([1, 3, 10, 25]), chance.choice([1, 60, 3600]))
+    window = rate.period * 1000
+    passed = []
+    for _ in range(600):
+        clock.now += chance.choice([0, 0, 1, window // 70, window // 7, window])
+        if clock.request(rate).allowed:
+            passed.append(clock.now)
+    assert len(passed) > rate.limit
+    for earlier, later in zip(passed, passed[rate.limit :], strict=False):
+        assert later - earlier >= window
+
+
+def test_a_key_costs_constant_memory_whatever_the_rate(clock):
+    rate = Rate(1_000_000, 60)
+    for _ in range(2000):
+        clock.now += 61
+        clock.request(rate)
+    assert clock.redis.hlen(f"ratelimit:{KEY}") <= 62
+
+
+def test_no_counter_is_without_an_expiry(redis):
+    request(redis, Rate(5, 60))
+    assert 0 < redis.pttl(f"ratelimit:{KEY}") <= 61_000
+
+
+def test_a_change_of_the_rate_counts_from_the_next_request(redis):
+    for _ in range(3):
+        request(redis, Rate(3, 60))
+    assert not request(redis, Rate(3, 3600)).allowed
+    assert request(redis, Rate(4, 60)).allowed
+    assert not request(redis, Rate(1, 60)).allowed
+
+
+def test_parallel_requests_pass_exactly_the_limit():
+    server = fakeredis.FakeServer()
+    passed = []
+
+    def send():
+        redis = fakeredis.FakeRedis(server=server)
+        for _ in range(20):
+            passed.append(request(redis, Rate(60, 60)).allowed)
+
+    threads = [threading.Thread(target=send) for _ in range(5)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert sum(passed) == 60
+
+
+def test_over_the_rate_is_429_with_the_time_to_wait(redis):
+    request(redis, Rate(1, 60))
+    with pytest.raises(ApiError) as refused:
+        request(redis, Rate(1, 60)).check()
+    assert refused.value.status == 429
+    assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
+    assert refused.value.headers["Retry-After"] in refused.value.detail
+
+
+def test_the_headers_follow_the_draft(redis):
+    state = request(redis, Rate(60, 60))
+    assert state.headers() == {
+        "RateLimit-Policy": '"requests";q=60;w=60',
+        "RateLimit": '"requests";r=59;t=60',
+    }
+
+
+def test_the_server_clock_is_used(redis):
+    request(redis, Rate(1, 1))
+    deadline = time.monotonic() + 5
+    while not request(redis, Rate(1, 1)).allowed:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

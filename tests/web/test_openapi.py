@@ -1,0 +1,268 @@
+"""Every status and code of the OpenAPI description has an example, and the service answers so."""
+
+import hashlib
+import io
+import re
+import uuid
+
+import fakeredis
+import pytest
+import urllib3
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from PIL import Image
+
+from app import create_app
+from app.config import Config
+from app.errors import CODES, unavailable
+from app.upload import ROLE
+from app.web.pages import description, resolve
+
+KEY = "k" * 64
+RECORD = f"apikey:{hashlib.sha256(KEY.encode()).hexdigest()}"
+OPERATIONS = [
+    (path, method, operation)
+    for path, methods in description()["paths"].items()
+    for method, operation in methods.items()
+]
+
+
+def png(width=8, height=6):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = png()
+OVER = PNG + bytes(15 * 1024 * 1024 + 1 - len(PNG))
+
+
+class Store:
+    """Keeps nothing; ``during`` is what happens while an object is put."""
+
+    def __init__(self):
+        self.during = None
+
+    def ensure_open(self):
+        pass
+
+    def put(self, image, deadline):
+        if during := self.during:
+            self.during = None
+            during()
+
+    def delete(self, key):
+        pass
+
+    def check(self):
+        return None
+
+
+class Site:
+    """The service, and everything that can happen to it."""
+
+    def __init__(self):
+        self.server, self.store = fakeredis.FakeServer(), Store()
+        self.redis = fakeredis.FakeRedis(server=self.server)
+        self.redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": ROLE})
+        self.app = create_app(Config(log_format="json"), redis=self.redis, store=self.store)
+        self.service = self.app.extensions["uploader"]
+        self.client = self.app.test_client()
+
+    def upload(self, *files, part="image", key=KEY, fields=(), **headers):
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        parts = [*fields, *((part, ("photo.png", file)) for file in files or [PNG])]
+        body, headers["Content-Type"] = urllib3.encode_multipart_formdata(parts)
+        return self.post(body, headers, key)
+
+    def post(self, body, headers, key=KEY, **options):
+        if key:
+            headers = {**headers, "x-api-key": key}
+        return self.client.post("/upload/image", data=body, headers=headers, **options)
+
+    def record(self, **fields):
+        self.redis.hset(RECORD, mapping=fields)
+
+
+class Stalled:
+    """The body of a client from which nothing comes any more."""
+
+    def read(self, _=-1):
+        raise TimeoutError
+
+
+def rate_limited(site):
+    site.record(rate_limit="1/minute")
+    site.upload()
+    return site.upload()
+
+
+def malformed(site):
+    return site.post(b"--b\r\nno form", {"Content-Type": "multipart/form-data; boundary=b"})
+
+
+def bad_request(site):
+    return site.client.get("/static/style.css", headers={"Range": "bytes=9999999-"})
+
+
+def idempotency_conflict(site):
+    answers = []
+    again = {"Idempotency_Key": str(uuid.uuid4())}
+    site.store.during = lambda: answers.append(site.upload(**again))
+    site.upload(**again)
+    return answers[0]
+
+
+def idempotency_mismatch(site):
+    again = {"Idempotency_Key": str(uuid.uuid4())}
+    site.upload(**again)
+    return site.upload(png(9, 6), **again)
+
+
+def request_timeout(site):
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "Content-Length": "99"}
+    return site.post(None, headers, environ_overrides={"wsgi.input": Stalled()})
+
+
+def redis_unavailable(site):
+    site.server.connected = False
+    return site.upload()
+
+
+def storage_unavailable(site):
+    def fail():
+        raise unavailable("storage_unavailable", "connection refused")
+
+    site.store.during = fail
+    return site.upload()
+
+
+def overloaded(site):
+    site.service.pool.take(site.service.config.body_memory)
+    return site.upload()
+
+
+def internal_error(site):
+    site.store.during = lambda: {}["a mistake"]
+    return site.upload()
+
+
+PROVOKED = {
+    "missing_api_key": lambda site: site.upload(key=None),
+    "invalid_api_key": lambda site: site.upload(key="nobody's"),
+    "missing_role": lambda site: (site.record(roles="editor"), site.upload())[1],
+    "rate_limited": rate_limited,
+    "file_too_large": lambda site: site.upload(OVER),
+    "not_multipart": lambda site: site.post(PNG, {"Content-Type": "image/png"}),
+    "malformed_multipart": malformed,
+    "missing_image": lambda site: site.upload(part="file"),
+    "multiple_images": lambda site: site.upload(PNG, PNG),
+    "empty_image": lambda site: site.upload(b""),
+    "unsupported_format": lambda site: site.upload(b"%PDF-1.7\n" + bytes(99)),
+    "corrupt_image": lambda site: site.upload(PNG[:-20]),
+    "too_many_pixels": lambda site: site.upload(png(20_000, 10_000)),
+    "digest_mismatch": lambda site: site.upload(fields=[("sha256", "0" * 64)]),
+    "invalid_idempotency_key": lambda site: site.upload(Idempotency_Key="x" * 256),
+    "bad_request": lambda site: site.client.get(
+        "/static/style.css", headers={"Range": "bytes=9999999-"}
+    ),
+    "idempotency_conflict": idempotency_conflict,
+    "idempotency_mismatch": idempotency_mismatch,
+    "request_timeout": request_timeout,
+    "redis_unavailable": redis_unavailable,
+    "storage_unavailable": storage_unavailable,
+    "overloaded": overloaded,
+    "not_found": lambda site: site.client.get("/nothing"),
+    "method_not_allowed": lambda site: site.client.get("/upload/image"),
+    "internal_error": internal_error,
+}
+
+
+@pytest.fixture
+def site():
+    return Site()
+
+
+def examples():
+    """Every example of a problem document: status, code and the example."""
+    for name in description()["components"]["responses"]:
+        response = description()["components"]["responses"][name]
+        content = response["content"]["application/problem+json"]
+        for code, example in content["examples"].items():
+            yield code, response, example["value"]
+
+
+EXAMPLES = {code: (response, example) for code, response, example in examples()}
+
+
+def without_what_varies(document):
+    """Numbers of a sentence and the id are different each time."""
+    detail = re.sub(r"\d+", "0", document["detail"])
+    return document | {"detail": detail, "request_id": "", "actual": "actual" in document}
+
+
+def test_the_description_is_valid_openapi():
+    OpenAPIV31SpecValidator(description()).validate()
+
+
+def test_every_code_has_one_example_and_one_provocation():
+    assert EXAMPLES.keys() == CODES.keys() == PROVOKED.keys()
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_the_service_answers_as_the_example_says(site, code):
+    response, example = EXAMPLES[code]
+    answer = PROVOKED[code](site)
+    assert answer.content_type == "application/problem+json"
+    assert without_what_varies(answer.json) == without_what_varies(example)
+    assert answer.status_code == example["status"] == CODES[code][0]
+    for header in response["headers"]:
+        assert header in answer.headers
+
+
+@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+def test_every_error_of_an_operation_has_examples_of_its_status(path, method, operation):
+    for status, response in operation["responses"].items():
+        for kind, content in resolve(response)["content"].items():
+            shown = content.get("examples") or {"": {"value": content["example"]}}
+            if kind == "application/problem+json":
+                assert {each["value"]["status"] for each in shown.values()} == {int(status)}
+            else:
+                assert shown
+
+
+def test_an_upload_can_be_answered_with_every_status_but_those_of_other_addresses():
+    described = description()["paths"]["/upload/image"]["post"]["responses"]
+    assert set(described) == {"200"} | {str(status) for status, _ in CODES.values()} - {
+        "404",
+        "405",
+    }
+
+
+def test_the_answers_of_an_upload_are_the_examples_in_form(site):
+    content = description()["paths"]["/upload/image"]["post"]["responses"]["200"]["content"]
+    shown = content["application/json"]["examples"]
+    answer = site.upload()
+    assert answer.json["data"].keys() == shown["stored"]["value"]["data"].keys()
+    answer = site.upload(Prefer="return=representation")
+    assert answer.json["data"].keys() == shown["representation"]["value"]["data"].keys()
+
+
+def test_the_other_answers_are_the_examples_in_form(site):
+    paths = description()["paths"]
+    for path in ("/upload/limits", "/healthz"):
+        answer = site.client.get(path, headers={"x-api-key": KEY})
+        shown = paths[path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+        assert answer.json.keys() == shown.keys()
+        for name, value in shown.items():
+            assert type(answer.json[name]) is type(value)
+            if isinstance(value, dict):
+                assert answer.json[name].keys() == value.keys()
+    broken = Site()
+    broken.server.connected = False
+    for status, asked in (("200", site), ("503", broken)):
+        answer = asked.client.get("/readyz")
+        shown = paths["/readyz"]["get"]["responses"][status]["content"]["application/json"]
+        assert answer.status_code == int(status)
+        assert answer.json.keys() == shown["example"].keys()
+        assert answer.json["checks"].keys() == shown["example"]["checks"].keys()
+        assert answer.json["status"] == shown["example"]["status"]
