@@ -1,6 +1,5 @@
 """The shipped Redis users: the service works as its own, and can do nothing else."""
 
-import hashlib
 import io
 import re
 import secrets
@@ -8,43 +7,16 @@ import signal
 
 import pytest
 import redis
-import servers
-from conftest import ROOT, Process, doctor, key_id, record_name, wait_until
+from conftest import doctor, key_id, record_name, wait_until
+from guarded import KINDS, Guarded
 from PIL import Image
-from servers import free_port
-
-CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"
 
 
-class Guarded(Process):
-    """A Valkey with the shipped users, each with a password of its own."""
-
-    def __init__(self, directory):
-        self.port = free_port()
-        text = CONFIG.read_text()
-        passwords = {"admin": secrets.token_hex(8), "uploader": secrets.token_hex(8)}
-        for digit, password in zip("01", passwords.values(), strict=True):
-            assert f"#{digit * 64}" in text
-            digest = hashlib.sha256(password.encode()).hexdigest()
-            text = text.replace(f"#{digit * 64}", f"#{digest}")
-        (directory / "uploader.conf").write_text(text)
-        include = ("--include", str(directory / "uploader.conf"))
-        super().__init__(servers.valkey(directory, self.port, *include), directory / "log")
-        self.url = f"redis://uploader:{passwords['uploader']}@127.0.0.1:{self.port}/0"
-        self.admin, self.service = (
-            redis.Redis(port=self.port, username=name, password=password)
-            for name, password in passwords.items()
-        )
-        wait_until(self.admin.ping)
-
-
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory):
-    server = Guarded(tmp_path_factory.mktemp("guarded"))
+@pytest.fixture(scope="module", params=KINDS)
+def guarded(request, tmp_path_factory):
+    server = Guarded(request.param, tmp_path_factory.mktemp("guarded"))
     yield server
-    server.admin.close()
-    server.service.close()
-    server.kill()
+    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,52 @@
+"""A server with the shipped deploy/redis/uploader.conf: Valkey, or Debian's redis-server."""
+
+import hashlib
+import secrets
+
+import pytest
+import redis
+import servers
+from conftest import ROOT, Process, wait_until
+
+CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"
+KINDS = [
+    pytest.param("valkey"),
+    pytest.param("redis", marks=pytest.mark.needs_program("redis-server")),
+]
+
+
+class Guarded(Process):
+    """A server with the shipped users, each with a password of its own."""
+
+    def __init__(self, kind, directory):
+        self.port = servers.free_port()
+        text = CONFIG.read_text()
+        passwords = {"admin": secrets.token_hex(8), "uploader": secrets.token_hex(8)}
+        for digit, password in zip("01", passwords.values(), strict=True):
+            assert f"#{digit * 64}" in text
+            digest = hashlib.sha256(password.encode()).hexdigest()
+            text = text.replace(f"#{digit * 64}", f"#{digest}")
+        (directory / "uploader.conf").write_text(text)
+        include = ("--include", str(directory / "uploader.conf"))
+        command = servers.valkey(directory, self.port, *include)
+        if kind == "redis":
+            command[0] = "redis-server"
+        super().__init__(command, directory / "log")
+        self.url = f"redis://uploader:{passwords['uploader']}@127.0.0.1:{self.port}/0"
+        self.admin, self.service = (
+            redis.Redis(port=self.port, username=name, password=password)
+            for name, password in passwords.items()
+        )
+        wait_until(self.admin.ping)
+
+    def restart(self, number):
+        """End it by this signal and start it on what it kept."""
+        self.signal(number)
+        self.popen.wait(30)
+        self.start()
+        wait_until(self.admin.ping)
+
+    def close(self):
+        self.admin.close()
+        self.service.close()
+        self.kill()
