@@ -91,6 +91,9 @@ def parse_flag(value: str) -> bool:
     raise ValueError
 
 
+parse_metadata = _choice("keep", "no-location", "minimal")
+"""Read the policy for what a picture says beside its pixels; ValueError for anything else."""
+
 # What redis-py takes from the query of an address, of all its options: those a person needs.
 _REDIS_OPTIONS = {"db", "client_name", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile",
                   "ssl_keyfile", "ssl_password"}  # fmt: skip

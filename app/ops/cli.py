@@ -176,7 +176,7 @@ def _read_key() -> str:
     return key
 
 
-def _add(digest: str, record: Mapping[str, str | bytes]) -> bool:
+def _add(digest: str, record: Mapping[str, str] | Mapping[bytes, bytes]) -> bool:
     """Write a record unless there is one."""
     script = """if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV)) return 1"""
@@ -399,12 +399,12 @@ def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
         )
     inherited = {
         field: value
-        for field in ("name", "roles", "rate_limit", "expires_at")
-        if (value := record.get(field.encode()))
+        for field, value in record.items()
+        if value and field not in (b"disabled", b"last_used_at")
     }
     key = new_key()
     successor = digest_of(key)
-    _add(successor, inherited or {"name": b""})
+    _add(successor, inherited or {b"name": b""})
     end = datetime.now(UTC) + overlap
     earlier = ApiKey.parse(digest, record, _service().config.rate_limit).expires_at
     if earlier is None or earlier > end:
@@ -459,7 +459,7 @@ def _problems(record: Mapping[bytes, bytes] | None) -> Iterator[tuple[str, str]]
     try:
         key = ApiKey.parse("", record, _service().config.rate_limit)
     except UnreadableError as error:
-        yield "error", f"the field {error} cannot be read"
+        yield "error", f"the field {error} {error.problem}"
         return
     if not key.roles:
         yield "warning", "no roles: every upload is refused"

@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from app.config import Rate, parse_flag
+from app.config import Rate, parse_flag, parse_metadata
 from app.errors import ApiError
 from app.records.client import redis_errors
 
@@ -31,8 +31,20 @@ LONGEST_KEY = 1024
 """Characters. Longer ones are refused without asking Redis."""
 
 
+_FIELDS = {b"name", b"roles", b"rate_limit", b"expires_at", b"disabled", b"metadata"}
+_RETIRED = {b"last_used_at"}  # earlier versions of the service wrote it, so it may stand there
+_NOTE = b"x-"
+
+
 class UnreadableError(ValueError):
-    """A record has a field that cannot be read; the text is the field's name."""
+    """A record has a field that cannot be read, or none may have; the text is the field's name.
+
+    ``problem`` says what is wrong with the field, as the rest of a sentence.
+    """
+
+    def __init__(self, field: str, problem: str = "cannot be read") -> None:
+        super().__init__(field)
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +57,14 @@ class ApiKey:
     rate: Rate
     expires_at: datetime | None
     disabled: bool
+    metadata: str | None
 
     @classmethod
     def parse(cls, digest: str, record: Mapping[bytes, bytes], default_rate: Rate) -> "ApiKey":
-        """Read a hash from Redis; UnreadableError names the first field that is wrong."""
+        """Read a hash from Redis; UnreadableError names the first field that is wrong.
+
+        A field that is not known is wrong too, for it may be a mistyped ``disabled``.
+        """
         fields = _Fields(record)
         return cls(
             digest=digest,
@@ -57,6 +73,7 @@ class ApiKey:
             rate=fields.read("rate_limit", Rate.parse) or default_rate,
             expires_at=fields.read("expires_at", parse_expiry),
             disabled=fields.read("disabled", parse_flag) or False,
+            metadata=fields.read("metadata", parse_metadata),
         )
 
     @property
@@ -117,7 +134,12 @@ class KeyStore:
         try:
             return ApiKey.parse(digest, record, self._default_rate)
         except UnreadableError as error:
-            log.warning("the record of key %s cannot be read: field %s", digest[:12], error)
+            log.warning(
+                "the record of key %s cannot be read: the field %s %s",
+                digest[:12],
+                error,
+                error.problem,
+            )
             return None
 
 
@@ -171,6 +193,9 @@ def parse_expiry(text: str) -> datetime:
 class _Fields:
     def __init__(self, record: Mapping[bytes, bytes]) -> None:
         self._record = record
+        for name in sorted(record.keys() - _FIELDS - _RETIRED):
+            if not name.startswith(_NOTE):
+                raise UnreadableError(_shown(name), "is not known")
 
     def read(self, name: str, parse: Any) -> Any:
         """The parsed field, None when it is absent or empty."""
@@ -179,6 +204,12 @@ class _Fields:
             return parse(text) if text else None
         except (ValueError, OverflowError) as error:
             raise UnreadableError(name) from error
+
+
+def _shown(name: bytes) -> str:
+    """A field's name for the log and for a terminal, whatever it holds."""
+    text = name[:40].decode(errors="backslashreplace")
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _roles(text: str) -> frozenset[str]:

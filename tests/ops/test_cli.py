@@ -309,6 +309,12 @@ def test_rotate_makes_a_successor_and_lets_the_old_key_expire(run, redis):
     assert earliest <= expires_at <= stamp(timedelta(hours=24))
 
 
+def test_rotate_gives_the_successor_every_field_but_those_of_the_old_keys_own_life(run, redis):
+    fields = {"name": "CMS", "roles": "uploader", "metadata": "minimal", "x-owner": "Ann"}
+    old = add(redis, **fields, disabled="no", rate_limit="")
+    assert record(redis, digest(told(run, "rotate", old[:12])["key"])) == fields
+
+
 @pytest.mark.parametrize(
     ("overlap", "later"),
     [
@@ -417,9 +423,11 @@ def test_check_finds_unreadable_records_and_plain_keys(run, redis):
     redis.set("apikey:\x1b[2J", "x")
     redis.set(f"apikey:{digest('string')}", "x")
     wrong = add(redis, rate_limit="lots")
-    good = add(redis, "g" * 40, roles="uploader")
+    mistyped = add(redis, "m" * 40, roles="uploader", Disabled="1")
+    good = add(redis, "g" * 40, **{"roles": "uploader", "x-owner": "Ann", "metadata": "Minimal"})
     output = run("check", status=1).stdout
     assert f"error: {wrong[:12]}: the field rate_limit cannot be read" in output
+    assert f"error: {mistyped[:12]}: the field Disabled is not known" in output
     assert f"error: {digest('string')[:12]}: not a hash" in output
     assert "error: apikey:upl_…: not a SHA-256" in output
     assert output.count("not a SHA-256") == 2

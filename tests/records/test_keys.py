@@ -56,7 +56,7 @@ def utc(*parts):
 
 def test_an_empty_record_is_a_key_without_any_rights():
     key = parse()
-    assert key == ApiKey(DIGEST, "", frozenset(), DEFAULT, None, disabled=False)
+    assert key == ApiKey(DIGEST, "", frozenset(), DEFAULT, None, disabled=False, metadata=None)
     assert key.usable(utc(9999, 1, 1))
     with pytest.raises(ApiError) as refused:
         key.require("uploader")
@@ -64,12 +64,57 @@ def test_an_empty_record_is_a_key_without_any_rights():
 
 
 def test_empty_and_blank_fields_count_as_absent():
-    blank = parse(name="", roles=" ", rate_limit="\t", expires_at="\n", disabled="  ")
+    blank = parse(name="", roles=" ", rate_limit="\t", expires_at="\n", disabled="  ", metadata="")
     assert blank == parse()
 
 
-def test_unknown_fields_are_ignored():
-    assert parse(last_used_at="never", colour=b"\xff") == parse()
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("Disabled", "DISABLED", "disable", "disabled ", " disabled", "disabled\0", "dіsabled"),
+        *("expire_at", "expires-at", "Roles", "rate", "colour", "0", "", "x", "x_note", "X-note"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", ""])
+def test_a_field_of_another_name_makes_a_record_unreadable(field, value):
+    with pytest.raises(UnreadableError) as unreadable:
+        ApiKey.parse(DIGEST, {field.encode(): value.encode(), b"roles": b"uploader"}, DEFAULT)
+    assert str(unreadable.value) in (field, ascii(field)[1:-1])
+    assert unreadable.value.problem == "is not known"
+
+
+def test_the_name_of_an_unknown_field_is_told_without_what_a_terminal_would_obey():
+    for field in (b"\x1b[2J", b"\xff", "\u202e\u0085".encode(), b"long" * 1000):
+        with pytest.raises(UnreadableError) as unreadable:
+            ApiKey.parse(DIGEST, {field: b"1"}, DEFAULT)
+        assert str(unreadable.value).isprintable()
+        assert 0 < len(str(unreadable.value)) <= 160
+
+
+def test_fields_for_peoples_notes_change_nothing():
+    record = {b"x-": b"", b"x-owner": b"Ann", b"x-disabled": b"1", b"x-\xff": b"\xff"}
+    assert ApiKey.parse(DIGEST, record, DEFAULT) == parse()
+
+
+def test_when_a_key_was_last_used_may_stand_in_records_of_earlier_versions():
+    assert parse(last_used_at="2026-07-01T10:00:00Z") == parse()
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        *(("keep", "keep"), ("no-location", "no-location"), ("minimal", "minimal")),
+        *(("KEEP", "keep"), (" No-Location ", "no-location"), ("", None)),
+    ],
+)
+def test_the_policy_for_metadata_is_one_of_three_words(text, policy):
+    assert parse(metadata=text).metadata == policy
+
+
+@pytest.mark.parametrize("text", ["none", "strip", "no location", "no_location", "keep minimal"])
+def test_any_other_policy_for_metadata_is_unreadable(text):
+    with pytest.raises(UnreadableError, match=r"^metadata$"):
+        parse(metadata=text)
 
 
 def test_the_id_is_the_start_of_the_digest():
@@ -234,7 +279,9 @@ def test_any_other_word_is_unreadable(text):
         parse(disabled=text)
 
 
-@pytest.mark.parametrize("field", ["name", "roles", "rate_limit", "expires_at", "disabled"])
+@pytest.mark.parametrize(
+    "field", ["name", "roles", "rate_limit", "expires_at", "disabled", "metadata"]
+)
 @pytest.mark.parametrize(
     "value", [b"\xff", b"uploader \xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80"]
 )
@@ -326,7 +373,10 @@ def test_expired_disabled_and_unreadable_keys_look_like_unknown_ones(store, redi
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("rate_limit", "lots"), ("expires_at", "soon"), ("roles", b"\xff"), ("disabled", "2")],
+    [
+        *(("rate_limit", "lots"), ("expires_at", "soon"), ("roles", b"\xff"), ("disabled", "2")),
+        *(("metadata", "strip"), ("Disabled", "1"), ("expire_at", "2020-01-01")),
+    ],
 )
 def test_the_log_names_the_id_and_the_field_of_an_unreadable_record(
     store, redis, caplog, field, value
