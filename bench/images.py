@@ -9,7 +9,6 @@ Every figure comes from a process of its own; times are CPU time, the best of se
 """
 
 import argparse
-import io
 import json
 import random
 import subprocess
@@ -24,32 +23,9 @@ from pathlib import Path
 from PIL import Image
 
 from app.errors import ApiError
-from app.image.gate import ImageInspector, decode, walk
-from tests import image_corpus as corpus
-
-Image.MAX_IMAGE_PIXELS = None
-MAX_PIXELS = 100_000_000
-ROOT = Path(__file__).parent.parent
-
-
-def pillow_load(data: bytes) -> None:
-    """Decode every frame the way a program does that trusts Pillow."""
-    with Image.open(io.BytesIO(data)) as image:
-        for frame in range(getattr(image, "n_frames", 1)):
-            image.seek(frame)
-            image.load()
-
-
-def gate(data: bytes) -> None:
-    decode(data, walk(data, MAX_PIXELS))
-
-
-WAYS: dict[str, Callable[[bytes], object]] = {
-    "walk": lambda data: walk(data, MAX_PIXELS),
-    "gate": gate,
-    "load": pillow_load,
-    "idle": lambda _: None,
-}
+from app.image.gate import ImageInspector
+from tests.image import corpus
+from tests.image.measure import MAX_PIXELS, ROOT, gate, measure, peak, pillow_load
 
 
 def pictures() -> dict[str, bytes]:
@@ -110,36 +86,6 @@ def gradients(side: int) -> Image.Image:
     """Millions of colours that are easily packed."""
     down = Image.linear_gradient("L").resize((side, side), Image.Resampling.BICUBIC)
     return Image.merge("RGB", (down, down.transpose(Image.Transpose.ROTATE_90), down))
-
-
-def measure(way: str, path: Path, repeats: int) -> dict[str, float]:
-    """Milliseconds and peak megabytes over the resting process, of one way with one file."""
-    command = [sys.executable, "-m", "bench.images", "--one", way, str(path), str(repeats)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    return json.loads(done.stdout)
-
-
-def one(way: str, path: Path, repeats: int) -> None:
-    data = path.read_bytes()
-    WAYS[way](corpus.encode(Image.new("RGB", (8, 8)), "PNG"))
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak, which begins as the parent's
-    resting = _peak()
-    best = float("inf")
-    error = ""
-    for _ in range(repeats):
-        start = time.process_time()
-        try:
-            WAYS[way](data)
-        except ApiError as refusal:
-            error = refusal.detail
-        best = min(best, time.process_time() - start)
-    print(json.dumps({"ms": best * 1000, "mb": _peak() - resting, "error": error}))
-
-
-def _peak() -> float:
-    """Megabytes of this process at their highest (VmHWM)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1000
 
 
 def table(made: dict[str, bytes], folder: Path, repeats: int, *, load: bool) -> None:
@@ -204,7 +150,7 @@ def sixteen_of(path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps([time.perf_counter() - start, _peak(), outcome.total() - outcome["ok"]]))
+    print(json.dumps([time.perf_counter() - start, peak(), outcome.total() - outcome["ok"]]))
 
 
 def damage() -> None:
@@ -260,12 +206,9 @@ def main() -> None:
     parser.add_argument("--worst", action="store_true")
     parser.add_argument("--damage", action="store_true")
     parser.add_argument("--hostile", action="store_true")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--sixteen", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.one:
-        one(asked.one[0], Path(asked.one[1]), int(asked.one[2]))
-    elif asked.sixteen:
+    if asked.sixteen:
         sixteen_of(asked.sixteen)
     elif asked.damage:
         damage()

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from tests.fakes import FakeRedis, MemoryStore
+
 
 def pytest_runtest_setup(item):
     for marker in item.iter_markers("needs_program"):
@@ -21,3 +23,19 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("REQUIRE_ALL") == "1" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+
+
+@pytest.fixture
+def redis():
+    return FakeRedis()
+
+
+@pytest.fixture
+def server(redis):
+    """The server behind ``redis``: with ``connected = False`` it is down."""
+    return redis.server
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()

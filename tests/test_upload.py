@@ -8,85 +8,18 @@ from base64 import b64encode
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-import fakeredis
 import pytest
 import urllib3
-from PIL import Image
 
 from app import create_app
 from app.config import Config, Rate
 from app.errors import unavailable
 from app.store import bucket
-
-KEY = "k" * 64
-DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
-RECORD = f"apikey:{DIGEST}"
-ID = DIGEST[:12]
-
-
-class MemoryStore:
-    """Keeps objects in memory; ``failure`` is raised instead of a put."""
-
-    def __init__(self):
-        self.objects = {}
-        self.failure = None
-        self.down = None
-        self.undeletable = False
-
-    def ensure_open(self):
-        if self.down:
-            raise self.down
-
-    def put(self, image, deadline):
-        if self.failure:
-            raise self.failure
-        self.objects[image.key] = (bytes(image.data), image)
-
-    def delete(self, key):
-        if self.undeletable:
-            raise unavailable("storage_unavailable", "down")
-        return self.objects.pop(key, None) is not None
-
-    def check(self):
-        return None
-
-
-class ForgetfulRedis(fakeredis.FakeRedis):
-    """Does what it is told; the answer to the pipeline with the number ``lost`` is lost."""
-
-    sent = lost = 0
-
-    def pipeline(self, **options):
-        pipe = super().pipeline(**options)
-        execute = pipe.execute
-
-        def send(**options):
-            answers = execute(**options)
-            self.sent += 1
-            if self.sent == self.lost:
-                raise TimeoutError
-            return answers
-
-        pipe.execute = send
-        return pipe
-
+from tests.fakes import ID, KEY, RECORD
+from tests.pictures import plain
 
 ADMISSION, DECISION = 1, 2  # the pipelines of an upload
-
-
-@pytest.fixture
-def server():
-    return fakeredis.FakeServer()
-
-
-@pytest.fixture
-def redis(server):
-    return fakeredis.FakeRedis(server=server)
-
-
-@pytest.fixture
-def store():
-    return MemoryStore()
+PNG = plain()
 
 
 @pytest.fixture
@@ -94,15 +27,6 @@ def client(redis, store):
     redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": "uploader"})
     config = Config(rate_limit=Rate(60, 60), log_format="json")
     return create_app(config, redis=redis, store=store).test_client()
-
-
-def picture(kind="PNG", size=(8, 6)):
-    file = io.BytesIO()
-    Image.new("RGB", size, "teal").save(file, kind)
-    return file.getvalue()
-
-
-PNG = picture()
 
 
 def send(client, file=PNG, name="photo.png", *, fields=None, headers=(), key=KEY, part="image"):
@@ -150,7 +74,7 @@ def test_a_good_upload_answers_exactly_the_documented_body(client, store):
     ("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("WEBP", "webp")]
 )
 def test_the_bytes_decide_the_format_and_never_the_name(client, store, kind, extension):
-    answer = send(client, picture(kind), "photo.png.exe")
+    answer = send(client, plain(kind), "photo.png.exe")
     key = answer.json["data"]["key"]
     assert key.endswith(f".{extension}")
     assert store.objects[key][1].content_type == f"image/{kind.lower()}"
@@ -393,7 +317,7 @@ def test_a_repeat_answers_the_first_result_and_stores_nothing_new(client, store)
 
 def test_another_file_with_the_same_key_is_422(client, store):
     send(client, headers={"Idempotency-Key": "k1"})
-    answer = send(client, picture("GIF"), headers={"Idempotency-Key": "k1"})
+    answer = send(client, plain("GIF"), headers={"Idempotency-Key": "k1"})
     assert_problem(answer, 422, "idempotency_mismatch")
     assert len(store.objects) == 1
 
@@ -473,28 +397,14 @@ def test_a_store_known_to_be_down_is_503_before_the_body(client, redis, store):
 def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
     client, redis, server, store
 ):
-    put = store.put
-
-    def last_put(image, deadline):
-        put(image, deadline)
-        server.connected = False
-
-    store.put = last_put
+    store.during = lambda: setattr(server, "connected", False)
     assert_problem(send(client), 503, "redis_unavailable")
     assert store.objects == {}
     server.connected = True
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"pending"]
 
 
-@pytest.fixture
-def forgetful(server, client, store):
-    """A client of a service whose Redis loses an answer; and that Redis."""
-    redis = ForgetfulRedis(server=server)
-    return create_app(Config(), redis=redis, store=store).test_client(), redis
-
-
-def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(forgetful, store):
-    client, redis = forgetful
+def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(client, redis, store):
     redis.lost = DECISION
     again = {"Idempotency-Key": "k1"}
     assert_problem(send(client, headers=again), 503, "redis_unavailable")
@@ -503,16 +413,14 @@ def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(forgetfu
     assert list(store.objects) == [answer.json["data"]["key"]]
 
 
-def test_without_an_idempotency_key_such_an_upload_leaves_nothing(forgetful, store):
-    client, redis = forgetful
+def test_without_an_idempotency_key_such_an_upload_leaves_nothing(client, redis, store):
     redis.lost = DECISION
     assert_problem(send(client), 503, "redis_unavailable")
     assert store.objects == {}
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
 
 
-def test_an_idempotency_key_is_free_when_the_answer_to_its_lock_was_lost(forgetful):
-    client, redis = forgetful
+def test_an_idempotency_key_is_free_when_the_answer_to_its_lock_was_lost(client, redis):
     redis.lost = ADMISSION
     again = {"Idempotency-Key": "k1"}
     assert_problem(send(client, headers=again), 503, "redis_unavailable")

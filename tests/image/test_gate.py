@@ -13,26 +13,25 @@ import zlib
 from pathlib import Path
 
 import pytest
-from image_corpus import (
+
+from app.errors import ApiError
+from app.image.gate import ImageInfo, ImageInspector, decode, walk
+from tests.image.corpus import (
     Sample,
     apng,
     bombs,
     chunk,
-    encode,
     gif_of,
     hostile,
     odd_headers,
     packed_rows,
-    photo,
     png,
     png_of,
     segment,
     valid,
 )
-
-from app.errors import ApiError
-from app.image.gate import ImageInfo, ImageInspector, decode, walk
-from bench.images import measure
+from tests.image.measure import measure
+from tests.pictures import encode, photo
 
 ROOT = Path(__file__).parents[2]
 VALID = valid()
@@ -358,7 +357,7 @@ def test_a_large_webp_is_decoded_in_a_fraction_of_its_pixels(tmp_path):
 
 
 def test_twenty_thousand_mutated_files_raise_nothing_but_refusals():
-    command = [sys.executable, "-m", "bench.mutate", "--seconds", "20"]
+    command = [sys.executable, "-m", "tests.image.mutate", "--seconds", "20"]
     done = subprocess.run(
         command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120
     )

@@ -3,7 +3,6 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 
-import fakeredis
 import pytest
 
 from app import create_app
@@ -11,32 +10,9 @@ from app.config import Config
 from app.ops.cli import KEY_PREFIX, looks_mistyped, new_key
 
 
-class MemoryStore:
-    """Objects by key, for the sweep."""
-
-    def __init__(self):
-        self.objects = {}
-
-    def check(self):
-        return None
-
-    def delete(self, key):
-        return self.objects.pop(key, None) is not None
-
-
 @pytest.fixture
-def server():
-    return fakeredis.FakeServer()
-
-
-@pytest.fixture
-def redis(server):
-    return fakeredis.FakeRedis(server=server)
-
-
-@pytest.fixture
-def run(redis):
-    app = create_app(Config(log_format="json"), redis=redis, store=MemoryStore())
+def run(redis, store):
+    app = create_app(Config(log_format="json"), redis=redis, store=store)
     runner = app.test_cli_runner()
 
     def run(*arguments, status=0, typed=None):

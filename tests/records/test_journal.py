@@ -1,6 +1,5 @@
 import json
 
-import fakeredis
 import pytest
 
 from app.errors import ApiError
@@ -8,11 +7,6 @@ from app.records import journal
 from app.records.journal import Entry, Result
 
 RESULT = Result("uploads/n.png", "image/png", 10, 1, 2, 1, "ab" * 32)
-
-
-@pytest.fixture
-def redis():
-    return fakeredis.FakeRedis()
 
 
 def entry(name="n1", repeat_key="k", key_id="a23456789012"):

@@ -3,7 +3,6 @@ import hashlib
 import logging
 from datetime import UTC, datetime, timedelta
 
-import fakeredis
 import pytest
 
 from app.config import Rate
@@ -17,16 +16,9 @@ from app.records.keys import (
     read_record,
     read_records,
 )
+from tests.fakes import DIGEST, KEY, RECORD
 
 DEFAULT = Rate(60, 60)
-KEY = "upl_" + "k" * 44
-DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
-RECORD = f"apikey:{DIGEST}"
-
-
-@pytest.fixture
-def redis():
-    return fakeredis.FakeRedis()
 
 
 @pytest.fixture
@@ -417,12 +409,10 @@ def test_many_records_are_read_as_one_is(redis):
 
 
 def test_redis_that_is_down_is_a_503(redis):
-    server = fakeredis.FakeServer()
-    server.connected = False
-    down = fakeredis.FakeRedis(server=server)
+    redis.server.connected = False
     for call in (
-        lambda: KeyStore(down, DEFAULT).authenticate(KEY),
-        lambda: read_records(down, [DIGEST]),
+        lambda: KeyStore(redis, DEFAULT).authenticate(KEY),
+        lambda: read_records(redis, [DIGEST]),
     ):
         with pytest.raises(ApiError) as refused:
             call()

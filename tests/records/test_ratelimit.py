@@ -2,12 +2,12 @@ import random
 import threading
 import time
 
-import fakeredis
 import pytest
 
 from app.config import Rate
 from app.errors import ApiError
 from app.records import ratelimit
+from tests.fakes import FakeRedis
 
 KEY = "0123456789ab"
 
@@ -35,11 +35,6 @@ class Clock:
             self.now,
         )
         return ratelimit.state(rate, answer)
-
-
-@pytest.fixture
-def redis():
-    return fakeredis.FakeRedis()
 
 
 @pytest.fixture
@@ -124,12 +119,11 @@ def test_a_change_of_the_rate_counts_from_the_next_request(redis):
     assert not request(redis, Rate(1, 60)).allowed
 
 
-def test_parallel_requests_pass_exactly_the_limit():
-    server = fakeredis.FakeServer()
+def test_parallel_requests_pass_exactly_the_limit(server):
     passed = []
 
     def send():
-        redis = fakeredis.FakeRedis(server=server)
+        redis = FakeRedis(server)
         for _ in range(20):
             passed.append(request(redis, Rate(60, 60)).allowed)
 

@@ -2,20 +2,15 @@ import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 
-import fakeredis
 import pytest
 
 from app.records import usage
 from app.records.usage import Usage
-
-DIGEST = hashlib.sha256(b"key").hexdigest()
-ID = DIGEST[:12]
-RECORD = f"apikey:{DIGEST}"
+from tests.fakes import DIGEST, ID, RECORD
 
 
 @pytest.fixture
-def redis():
-    redis = fakeredis.FakeRedis()
+def redis(redis):
     redis.hset(RECORD, mapping={"roles": "uploader"})
     return redis
 

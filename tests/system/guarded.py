@@ -6,7 +6,8 @@ import secrets
 import pytest
 import redis
 import servers
-from conftest import ROOT, Process, wait_until
+
+from tests.system.stack import ROOT, Process, wait_until
 
 CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"
 KINDS = [

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import urllib3
-from conftest import ROOT, Process, wait_until
 from servers import free_port
+
+from tests.system.stack import ROOT, Process, wait_until
 
 SITE = ROOT / "deploy" / "nginx" / "uploader.conf"
 

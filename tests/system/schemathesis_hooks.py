@@ -2,7 +2,8 @@
 
 import schemathesis
 from hypothesis import strategies
-from pictures import picture
+
+from tests.pictures import picture
 
 # One for all: an Idempotency-Key that is generated twice goes with the same file.
 PHOTO = picture()

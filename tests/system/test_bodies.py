@@ -11,8 +11,9 @@ from contextlib import ExitStack
 
 import psutil
 import pytest
-from conftest import HTTP, key_id, wait_until
-from pictures import padded, picture
+
+from tests.pictures import padded, picture
+from tests.system.stack import HTTP, key_id, wait_until
 
 LIMIT = 15 * 1024 * 1024
 MANY = 64

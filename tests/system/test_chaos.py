@@ -10,9 +10,10 @@ import uuid
 import psutil
 import pytest
 import urllib3
-from conftest import listed, wait_until
-from pictures import padded
-from proxy import Proxy
+
+from tests.pictures import padded
+from tests.system.proxy import Proxy
+from tests.system.stack import listed, wait_until
 
 # docs/reliability.md has the figures of CHAOS_CLIENTS=16 CHAOS_UPLOADS=63.
 CLIENTS = int(os.environ.get("CHAOS_CLIENTS", "8"))

@@ -1,7 +1,8 @@
 """Browsers of other origins, as the real service answers them."""
 
 import pytest
-from conftest import HTTP
+
+from tests.system.stack import HTTP
 
 ORIGIN = "https://cms.example.org"
 

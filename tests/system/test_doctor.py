@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from conftest import SeaweedFS, Valkey, doctor, flask, wait_until
+
+from tests.system.stack import SeaweedFS, Valkey, doctor, flask, wait_until
 
 NOWHERE = "http://127.0.0.1:1"
 

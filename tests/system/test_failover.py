@@ -5,8 +5,9 @@ import hashlib
 import pytest
 import redis
 import servers
-from conftest import Process, Valkey, wait_until
-from pictures import picture
+
+from tests.pictures import picture
+from tests.system.stack import Process, Valkey, wait_until
 
 PNG = picture()
 KEY = "k" * 64

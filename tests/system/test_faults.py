@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from conftest import Valkey, listed, wait_until
-from pictures import padded, picture
-from proxy import Proxy
+
+from tests.pictures import padded, picture
+from tests.system.proxy import Proxy
+from tests.system.stack import Valkey, listed, wait_until
 
 PNG = picture()
 PHOTO = padded("PNG", 3_000_000)

@@ -12,8 +12,10 @@ import termios
 import time
 
 import pytest
-from conftest import HTTP, ROOT, key_id, record_name, servers, wait_until
-from pictures import picture
+import servers
+
+from tests.pictures import picture
+from tests.system.stack import HTTP, ROOT, key_id, record_name, wait_until
 
 PNG = picture()
 BOUNDARY = "boundary-of-the-test"
@@ -280,7 +282,7 @@ OWN = {b"sweep:turn", b"ready:check"}
 
 @pytest.fixture(scope="module")
 def valkey_alone(tmp_path_factory):
-    from conftest import Valkey
+    from tests.system.stack import Valkey
 
     server = Valkey(tmp_path_factory.mktemp("valkey-alone"))
     yield server

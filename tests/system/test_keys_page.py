@@ -9,8 +9,10 @@ import subprocess
 
 import pytest
 import redis as redis_library
-from conftest import ROOT, Process, Valkey, servers, wait_until
-from pictures import picture
+import servers
+
+from tests.pictures import picture
+from tests.system.stack import ROOT, Process, Valkey, wait_until
 
 PAGE = ROOT / "docs" / "keys.md"
 CONTRACT = """\

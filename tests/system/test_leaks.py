@@ -8,9 +8,10 @@ import socket
 from urllib.parse import quote
 
 import pytest
-from conftest import Valkey, record_name, wait_until
-from nginx import Nginx
-from PIL import Image
+
+from tests.pictures import plain
+from tests.system.nginx import Nginx
+from tests.system.stack import Valkey, record_name, wait_until
 
 pytestmark = pytest.mark.needs_program("nginx", "openssl")
 
@@ -57,10 +58,8 @@ class Keys:
 
 
 @pytest.fixture(scope="module")
-def png(tmp_path_factory):
-    path = tmp_path_factory.mktemp("png") / "photo.png"
-    Image.new("RGB", (8, 8), "teal").save(path)
-    return path.read_bytes()
+def png():
+    return plain()
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 import servers
-from conftest import HTTP, Process, Valkey, key_id, wait_until
-from pictures import picture
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.pictures import picture
+from tests.system.stack import HTTP, Process, Valkey, key_id, wait_until
 
 GOOD = picture()
 BROKEN = GOOD[:-20]

@@ -8,9 +8,10 @@ import subprocess
 import pytest
 import servers
 import yaml
-from conftest import HTTP, ROOT, Valkey, record_name
-from pictures import picture
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.pictures import picture
+from tests.system.stack import HTTP, ROOT, Valkey, record_name
 
 MONITORING = ROOT / "deploy" / "monitoring"
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

@@ -1,7 +1,6 @@
 """The shipped nginx site in front of the real service: every answer, and what it writes down."""
 
 import contextlib
-import io
 import json
 import socket
 import ssl
@@ -10,10 +9,11 @@ import threading
 from urllib.parse import quote, quote_plus
 
 import pytest
-from conftest import record_name, wait_until
-from nginx import Nginx
-from PIL import Image
 from servers import free_port
+
+from tests.pictures import plain
+from tests.system.nginx import Nginx
+from tests.system.stack import record_name, wait_until
 
 pytestmark = pytest.mark.needs_program("nginx", "openssl")
 
@@ -72,9 +72,7 @@ def drain(connection):
 
 def picture(size=None):
     """A PNG, filled up to ``size`` bytes after its end."""
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
-    return file.getvalue().ljust(size or 0, b"\0")
+    return plain().ljust(size or 0, b"\0")
 
 
 def problem(answer, status, code):

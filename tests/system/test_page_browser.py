@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import wait_until
-from pictures import padded, picture
 from playwright.sync_api import expect, sync_playwright
+
+from tests.pictures import padded, picture
+from tests.system.stack import wait_until
 
 pytestmark = pytest.mark.needs_program("chromium")
 

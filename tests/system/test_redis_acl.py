@@ -1,15 +1,15 @@
 """The shipped Redis users: the service works as its own, and can do nothing else."""
 
-import io
 import re
 import secrets
 import signal
 
 import pytest
 import redis
-from conftest import doctor, key_id, record_name, wait_until
-from guarded import KINDS, Guarded
-from PIL import Image
+
+from tests.pictures import plain
+from tests.system.guarded import KINDS, Guarded
+from tests.system.stack import doctor, key_id, record_name, wait_until
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -21,9 +21,7 @@ def guarded(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photo():
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
-    return file.getvalue()
+    return plain()
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ import signal
 
 import pytest
 import urllib3
-from conftest import flask, listed, record_name, wait_until
-from guarded import KINDS, Guarded
-from pictures import picture
+
+from tests.pictures import picture
+from tests.system.guarded import KINDS, Guarded
+from tests.system.stack import flask, listed, record_name, wait_until
 
 PNG = picture()
 

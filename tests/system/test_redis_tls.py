@@ -4,9 +4,10 @@ import json
 
 import pytest
 import redis
-from conftest import Process, wait_until
-from nginx import make_certificate
 from servers import free_port
+
+from tests.system.nginx import make_certificate
+from tests.system.stack import Process, wait_until
 
 # The Valkey of the wheel is built without TLS.
 pytestmark = pytest.mark.needs_program("redis-server", "openssl")

@@ -1,6 +1,5 @@
 """Reload (HUP) and stop (TERM) under load: nothing that was taken in fails or is lost."""
 
-import io
 import json
 import os
 import re
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from conftest import ROOT, wait_until
-from nginx import Nginx
-from PIL import Image
+
+from tests.pictures import picture
+from tests.system.nginx import Nginx
+from tests.system.stack import ROOT, wait_until
 
 TIMES = 10
 CLIENTS = 4
@@ -23,9 +23,7 @@ CLIENTS = 4
 
 @pytest.fixture(scope="module")
 def photo():
-    file = io.BytesIO()
-    Image.effect_noise((300, 300), 90).save(file, "PNG")
-    return file.getvalue()
+    return picture(size=(300, 300))
 
 
 @pytest.fixture

@@ -4,10 +4,11 @@ import io
 import json
 
 import pytest
-from conftest import ROOT, SeaweedFS, doctor, wait_until
 from minio import Minio
 from minio.error import S3Error
-from PIL import Image
+
+from tests.pictures import plain
+from tests.system.stack import ROOT, SeaweedFS, doctor, wait_until
 
 POLICY = ROOT / "deploy" / "s3" / "policy.json"
 OTHER = "other"
@@ -49,10 +50,8 @@ def confined(store):
 def test_the_service_works_with_the_policy(store, make_service, valkey, api_key):
     settings = {"S3_ACCESS_KEY": "confined", "S3_SECRET_KEY": "confined-secret"}
     service = make_service(valkey.url, store.settings("assets") | settings)
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8), "teal").save(file, "PNG")
     assert service.get("/readyz").status == 200
-    answer = service.upload(file.getvalue(), api_key())
+    answer = service.upload(plain(), api_key())
     assert answer.status == 200
     assert json.loads(answer.data)["data"]["key"] in store.keys("assets")
 

@@ -6,16 +6,17 @@ import re
 import shutil
 import sys
 
-import conftest
 import pytest
 import tree_sitter
 import tree_sitter_swift
-from pictures import picture
 from playwright.sync_api import sync_playwright
-from test_page_browser import FLAGS
+
+from tests.pictures import picture
+from tests.system import stack
+from tests.system.test_page_browser import FLAGS
 
 PHOTO = picture("JPEG")
-GUIDE = (conftest.ROOT / "docs" / "integrating.md").read_text()
+GUIDE = (stack.ROOT / "docs" / "integrating.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(folder):
-    return lambda command, key: conftest.run(command, directory=folder, timeout=120, API_KEY=key)
+    return lambda command, key: stack.run(command, directory=folder, timeout=120, API_KEY=key)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import servers
 import urllib3
-from conftest import Process, wait_until
 from minio import Minio
-from pictures import picture
+
+from tests.pictures import picture
+from tests.system.stack import Process, wait_until
 
 PNG = picture()
 

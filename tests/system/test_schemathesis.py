@@ -1,9 +1,8 @@
 """The running service against its own description, with requests that nobody thought of."""
 
-from pathlib import Path
-
 import servers
-from conftest import run
+
+from tests.system.stack import ROOT, run
 
 EXAMPLES = 100
 
@@ -18,7 +17,7 @@ def test_no_request_is_answered_otherwise_than_described(service, api_key, tmp_p
         "--generation-deterministic",
         "--no-color",
     ]
-    environ = {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    environ = {"SCHEMATHESIS_HOOKS": "tests.system.schemathesis_hooks", "PYTHONPATH": str(ROOT)}
     done = run(command, directory=tmp_path, timeout=300, **environ)
     assert done.returncode == 0, done.stdout[-5000:]
     assert "Tested: 4" in done.stdout

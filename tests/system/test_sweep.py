@@ -7,10 +7,12 @@ import threading
 
 import psutil
 import pytest
+import servers
 import urllib3
-from conftest import ROOT, Valkey, servers, wait_until
-from pictures import padded, picture
-from proxy import Proxy
+
+from tests.pictures import padded, picture
+from tests.system.proxy import Proxy
+from tests.system.stack import ROOT, Valkey, wait_until
 
 PNG = picture()
 

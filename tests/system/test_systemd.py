@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from tests.system.stack import ROOT
 
 pytestmark = pytest.mark.needs_program("systemd-analyze")
 

@@ -8,10 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import servers
-from conftest import key_id, wait_until
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from pictures import picture
-from proxy import Proxy
+
+from tests.pictures import picture
+from tests.system.proxy import Proxy
+from tests.system.stack import key_id, wait_until
 
 PHOTO = picture()
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -8,8 +8,10 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import HTTP, key_id
-from pictures import animated, mpo, padded, picture
+import servers
+
+from tests.pictures import animated, mpo, padded, picture
+from tests.system.stack import HTTP, key_id
 
 LIMIT = 15 * 1024 * 1024
 PNG = picture()
@@ -240,7 +242,7 @@ def test_mistakes_in_the_settings_end_the_start(make_service, tmp_path):
     import os
     import subprocess
 
-    from conftest import ROOT, servers
+    from tests.system.stack import ROOT
 
     environ = os.environ | {"PORT": "many", "REDIS_URL": "x://:s3cr3t@h", "RATE_LIMIT": "0/minute"}
     ended = subprocess.run(

@@ -1,24 +1,20 @@
 """Every status and code of the OpenAPI description has an example, and the service answers so."""
 
-import hashlib
-import io
 import re
 import uuid
 
-import fakeredis
 import pytest
 import urllib3
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from PIL import Image
 
 from app import create_app
 from app.config import Config
 from app.errors import CODES, unavailable
 from app.upload import ROLE
 from app.web.pages import description, resolve
+from tests.fakes import KEY, RECORD, FakeRedis, MemoryStore
+from tests.pictures import plain
 
-KEY = "k" * 64
-RECORD = f"apikey:{hashlib.sha256(KEY.encode()).hexdigest()}"
 OPERATIONS = [
     (path, method, operation)
     for path, methods in description()["paths"].items()
@@ -26,43 +22,15 @@ OPERATIONS = [
 ]
 
 
-def png(width=8, height=6):
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), "teal").save(file, "PNG")
-    return file.getvalue()
-
-
-PNG = png()
+PNG = plain()
 OVER = PNG + bytes(15 * 1024 * 1024 + 1 - len(PNG))
-
-
-class Store:
-    """Keeps nothing; ``during`` is what happens while an object is put."""
-
-    def __init__(self):
-        self.during = None
-
-    def ensure_open(self):
-        pass
-
-    def put(self, image, deadline):
-        if during := self.during:
-            self.during = None
-            during()
-
-    def delete(self, key):
-        pass
-
-    def check(self):
-        return None
 
 
 class Site:
     """The service, and everything that can happen to it."""
 
     def __init__(self):
-        self.server, self.store = fakeredis.FakeServer(), Store()
-        self.redis = fakeredis.FakeRedis(server=self.server)
+        self.redis, self.store = FakeRedis(), MemoryStore()
         self.redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": ROLE})
         self.app = create_app(Config(log_format="json"), redis=self.redis, store=self.store)
         self.service = self.app.extensions["uploader"]
@@ -115,7 +83,7 @@ def idempotency_conflict(site):
 def idempotency_mismatch(site):
     again = {"Idempotency_Key": str(uuid.uuid4())}
     site.upload(**again)
-    return site.upload(png(9, 6), **again)
+    return site.upload(plain(size=(9, 6)), **again)
 
 
 def request_timeout(site):
@@ -124,15 +92,12 @@ def request_timeout(site):
 
 
 def redis_unavailable(site):
-    site.server.connected = False
+    site.redis.server.connected = False
     return site.upload()
 
 
 def storage_unavailable(site):
-    def fail():
-        raise unavailable("storage_unavailable", "connection refused")
-
-    site.store.during = fail
+    site.store.failure = unavailable("storage_unavailable", "connection refused")
     return site.upload()
 
 
@@ -159,7 +124,7 @@ PROVOKED = {
     "empty_image": lambda site: site.upload(b""),
     "unsupported_format": lambda site: site.upload(b"%PDF-1.7\n" + bytes(99)),
     "corrupt_image": lambda site: site.upload(PNG[:-20]),
-    "too_many_pixels": lambda site: site.upload(png(20_000, 10_000)),
+    "too_many_pixels": lambda site: site.upload(plain(size=(20_000, 10_000))),
     "digest_mismatch": lambda site: site.upload(fields=[("sha256", "0" * 64)]),
     "invalid_idempotency_key": lambda site: site.upload(Idempotency_Key="x" * 256),
     "bad_request": lambda site: site.client.get(
@@ -258,7 +223,7 @@ def test_the_other_answers_are_the_examples_in_form(site):
             if isinstance(value, dict):
                 assert answer.json[name].keys() == value.keys()
     broken = Site()
-    broken.server.connected = False
+    broken.redis.server.connected = False
     for status, asked in (("200", site), ("503", broken)):
         answer = asked.client.get("/readyz")
         shown = paths["/readyz"]["get"]["responses"][status]["content"]["application/json"]

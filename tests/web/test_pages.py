@@ -2,7 +2,6 @@ import json
 import re
 from pathlib import Path
 
-import fakeredis
 import pytest
 
 from app import create_app
@@ -15,9 +14,9 @@ APP = ROOT / "app" / "web"
 
 
 @pytest.fixture
-def client():
+def client(redis):
     config = Config(log_format="json")
-    return create_app(config, redis=fakeredis.FakeRedis()).test_client()
+    return create_app(config, redis=redis).test_client()
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])

@@ -1,11 +1,10 @@
-"""Pictures for tests and benchmarks: valid ones of every accepted kind, and hostile ones.
+"""The files that the gate is tried with: valid ones of every accepted kind, and hostile ones.
 
 Everything is generated from seeds, so that nothing has to be shipped; the five JPEGs that no
 Python library writes (arithmetic coding, rare samplings) are our own, made with cjpeg.
 """
 
 import base64
-import io
 import itertools
 import random
 import struct
@@ -13,7 +12,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, PngImagePlugin
+
+from tests.pictures import drawing, encode, photo
 
 
 @dataclass(frozen=True)
@@ -31,32 +32,6 @@ class Sample:
 def valid() -> list[Sample]:
     """All valid files, small: a few hundred kilobytes at most, most of them a few."""
     return [*jpegs(), *pngs(), *apngs(), *gifs(), *webps()]
-
-
-def photo(width: int, height: int, mode: str = "RGB", seed: int = 1) -> Image.Image:
-    """A picture with soft shapes and some grain, as photos have."""
-    rng = random.Random(seed)
-    grid = max(width // 16, 2), max(height // 16, 2)
-    soft = Image.frombytes("RGB", grid, rng.randbytes(grid[0] * grid[1] * 3))
-    image = soft.resize((width, height), Image.Resampling.BICUBIC)
-    grain = Image.effect_noise((width, height), 12).convert("RGB")
-    return Image.blend(image, grain, 0.1).convert(mode)
-
-
-def drawing(width: int, height: int, mode: str = "RGBA", step: int = 0) -> Image.Image:
-    """Flat shapes, partly transparent where the mode has it."""
-    image = Image.new("RGBA", (width, height), (250, 250, 240, 255))
-    pen = ImageDraw.Draw(image)
-    pen.ellipse((step, step, width // 2 + step, height // 2 + step), fill=(200, 30, 30, 128))
-    pen.rectangle((width // 3, height // 3, width, height), fill=(20, 60, 200, 255))
-    return image.convert(mode)
-
-
-def encode(image: Image.Image, kind: str, **options) -> bytes:
-    """The bytes of a file that Pillow writes."""
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def _sample(name, data, kind, size, frames=1, tail=b"") -> Sample:

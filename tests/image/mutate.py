@@ -1,9 +1,9 @@
 """Mutated pictures: whatever the bytes, only ApiError leaves the gate, and soon.
 
-    python -m bench.mutate                         20,000 files from seed 1
-    python -m bench.mutate --files 3000 --seconds 20
+    python -m tests.image.mutate                         20,000 files from seed 1
+    python -m tests.image.mutate --files 3000 --seconds 20
 
-Each file is one of the valid ones of ``tests.image_corpus`` with a few wounds; of a PNG the
+Each file is one of the valid ones of ``tests.image.corpus`` with a few wounds; of a PNG the
 checksums are made right again every other time, or nothing would get past them. Prints what
 became of the files and the slowest; ends with status 1 if anything but ApiError came out or
 one file took longer than ten seconds. A crash of a decoder ends the process.
@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from app.errors import ApiError
 from app.image.gate import decode, walk
-from tests import image_corpus as corpus
+from tests.image import corpus
 
 MAX_SECONDS = 10
 _EDGES = (
@@ -115,7 +115,7 @@ def run(seed: int, files: int, seconds: float) -> bool:
             outcome["accepted"] += 1
         except ApiError as error:
             outcome[error.code] += 1
-        except Exception:  # noqa: BLE001 - that is what is looked for
+        except Exception:
             print(f"seed {seed}, file {name}:\n{traceback.format_exc()}")
             well = False
         slowest = max(slowest, (time.monotonic() - start, name))

@@ -1,0 +1,71 @@
+"""What the fast tests have instead of servers: one Redis, one store, and one key to upload with."""
+
+import hashlib
+
+import fakeredis
+
+KEY = "upl_" + "k" * 44
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+RECORD = f"apikey:{DIGEST}"
+ID = DIGEST[:12]
+
+
+class FakeRedis(fakeredis.FakeRedis):
+    """A Redis in memory; the answer to the pipeline with the number ``lost`` is lost.
+
+    Its ``server`` has ``connected``: False is a Redis that is down. Two clients of one server
+    see the same data.
+    """
+
+    sent = lost = 0
+
+    def __init__(self, server=None):
+        self.server = server or fakeredis.FakeServer()
+        super().__init__(server=self.server)
+
+    def pipeline(self, *arguments, **options):
+        pipe = super().pipeline(*arguments, **options)
+        execute = pipe.execute
+
+        def send(**options):
+            answers = execute(**options)
+            self.sent += 1
+            if self.sent == self.lost:
+                raise TimeoutError
+            return answers
+
+        pipe.execute = send
+        return pipe
+
+
+class MemoryStore:
+    """Keeps objects in memory, by their key: (bytes, what was put).
+
+    What is set here is raised: ``down`` by whoever asks whether the store is there, ``failure``
+    instead of a put, ``undeletable`` instead of a delete. ``during`` is called once, in the
+    next put.
+    """
+
+    def __init__(self):
+        self.objects = {}
+        self.down = self.failure = self.undeletable = self.during = None
+
+    def ensure_open(self):
+        if self.down:
+            raise self.down
+
+    def check(self):
+        return None
+
+    def put(self, image, deadline):
+        during, self.during = self.during, None
+        if during:
+            during()
+        if self.failure:
+            raise self.failure
+        self.objects[image.key] = (bytes(image.data), image)
+
+    def delete(self, key):
+        if self.undeletable:
+            raise self.undeletable
+        return self.objects.pop(key, None) is not None

@@ -1,0 +1,60 @@
+"""One way to make a picture: for tests and benchmarks, with Pillow, from seeds."""
+
+import io
+import random
+
+from PIL import Image, ImageDraw
+
+
+def encode(image: Image.Image, kind: str, **options) -> bytes:
+    """The bytes of a file that Pillow writes."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def picture(kind: str = "PNG", size: tuple[int, int] = (32, 24), **options) -> bytes:
+    """A small file of any accepted kind; noise, so that its size grows with its pixels."""
+    return encode(Image.effect_noise(size, 40).convert("RGB"), kind, **options)
+
+
+def plain(kind: str = "PNG", size: tuple[int, int] = (8, 6), **options) -> bytes:
+    """A picture of one colour: the same bytes each time."""
+    return encode(Image.new("RGB", size, "teal"), kind, **options)
+
+
+def padded(kind: str, length: int) -> bytes:
+    """A picture followed by bytes after its end, as cameras write them."""
+    file = picture(kind)
+    return file + random.Random(1).randbytes(length - len(file))
+
+
+def mpo() -> bytes:
+    """What phones write: a JPEG with a second picture behind it."""
+    frames = [Image.effect_noise((64, 48), 30).convert("RGB") for _ in range(2)]
+    return encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+
+
+def animated(kind: str) -> bytes:
+    """Three frames."""
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+    return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+
+
+def photo(width: int, height: int, mode: str = "RGB", seed: int = 1) -> Image.Image:
+    """A picture with soft shapes and some grain, as photos have."""
+    rng = random.Random(seed)
+    grid = max(width // 16, 2), max(height // 16, 2)
+    soft = Image.frombytes("RGB", grid, rng.randbytes(grid[0] * grid[1] * 3))
+    image = soft.resize((width, height), Image.Resampling.BICUBIC)
+    grain = Image.effect_noise((width, height), 12).convert("RGB")
+    return Image.blend(image, grain, 0.1).convert(mode)
+
+
+def drawing(width: int, height: int, mode: str = "RGBA", step: int = 0) -> Image.Image:
+    """Flat shapes, partly transparent where the mode has it."""
+    image = Image.new("RGBA", (width, height), (250, 250, 240, 255))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((step, step, width // 2 + step, height // 2 + step), fill=(200, 30, 30, 128))
+    pen.rectangle((width // 3, height // 3, width, height), fill=(20, 60, 200, 255))
+    return image.convert(mode)

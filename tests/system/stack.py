@@ -1,0 +1,242 @@
+"""Real servers for the tests: each starts on a free port and is ended by who started it."""
+
+import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis as redis_library
+import servers
+import urllib3
+from minio import Minio
+
+ROOT = Path(__file__).resolve().parents[2]
+HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60), maxsize=64)
+
+
+def wait_until(condition, seconds=30):
+    """Poll until the condition holds; what it raises counts as not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if result := condition():
+                return result
+            problem = "it never held"
+        except Exception as error:
+            problem = repr(error)
+        assert time.monotonic() < deadline, f"waited {seconds} s: {problem}"
+        time.sleep(0.02)
+
+
+class Process:
+    """A server in a session of its own, its output in a file."""
+
+    directory = ROOT
+
+    def __init__(self, command, log, **environ):
+        self.command = command
+        self.log_path = Path(log)
+        self.environ = environ
+        self.popen = None
+        self.start()
+
+    def start(self):
+        with self.log_path.open("ab") as log:
+            self.popen = subprocess.Popen(
+                self.command,
+                cwd=self.directory,
+                env=os.environ | self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    @property
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def signal(self, number):
+        self.popen.send_signal(number)
+
+    def stop(self, seconds=30):
+        """End it as an operator would; whatever is left is killed."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+        try:
+            return self.popen.wait(seconds)
+        finally:
+            self.kill()
+
+    def kill(self):
+        try:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.popen.wait()
+
+
+class Valkey(Process):
+    def __init__(self, directory, port=None, options=("--save", "")):
+        self.port = port or servers.free_port()
+        directory = Path(directory)
+        command = servers.valkey(directory, self.port, *options)
+        super().__init__(command, directory / "log")
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis_library.Redis(port=self.port)
+        wait_until(self.client.ping)
+
+
+class SeaweedFS(Process):
+    def __init__(self, directory):
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = servers.free_port()
+        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
+        servers.write_identities(directory / "identities.json", self.access_key, self.secret_key)
+        command = servers.seaweedfs(directory / "data", self.port, directory / "identities.json")
+        super().__init__(command, directory / "log")
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.client = Minio(
+            endpoint=f"127.0.0.1:{self.port}",
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+            secure=False,
+            region="us-east-1",
+            http_client=urllib3.PoolManager(timeout=10, retries=False),
+        )
+        wait_until(lambda: self.client.list_buckets() is not None, 60)
+        wait_until(lambda: self.make_bucket("warm-up") and self._takes_objects(), 60)
+
+    def make_bucket(self, name):
+        if not self.client.bucket_exists(bucket_name=name):
+            self.client.make_bucket(bucket_name=name)
+        return name
+
+    def settings(self, bucket):
+        return {
+            "S3_ENDPOINT": self.endpoint,
+            "S3_ACCESS_KEY": self.access_key,
+            "S3_SECRET_KEY": self.secret_key,
+            "S3_BUCKET": bucket,
+        }
+
+    def keys(self, bucket):
+        found = self.client.list_objects(bucket_name=bucket, prefix="uploads/", recursive=True)
+        return {each.object_name for each in found}
+
+    def read(self, bucket, key):
+        with self.client.get_object(bucket_name=bucket, object_name=key) as answer:
+            return answer.read()
+
+    def _takes_objects(self):
+        import io
+
+        self.client.put_object(
+            bucket_name="warm-up", object_name="x", data=io.BytesIO(b"x"), length=1
+        )
+        return True
+
+
+class Service(Process):
+    """The real gunicorn with the shipped configuration."""
+
+    def __init__(self, log, environ, directory=ROOT):
+        self.directory = directory
+        self.port = int(environ["BIND"].rpartition(":")[2])
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [str(servers.SCRIPTS / "gunicorn"), "-c", "deploy/gunicorn.conf.py", "wsgi:app"]
+        super().__init__(command, log, **environ)
+        wait_until(lambda: self.get("/healthz").status == 200)
+
+    def get(self, path, **headers):
+        return HTTP.request("GET", self.url + path, headers=headers)
+
+    def upload(self, file, key, *, name="photo.png", fields=None, query="", **headers):
+        """One upload as a client sends it; header names with _ for -."""
+        headers = {each.replace("_", "-"): value for each, value in headers.items()}
+        if key is not None:
+            headers["x-api-key"] = key
+        fields = {**(fields or {}), "image": (name, file)}
+        body, content_type = urllib3.encode_multipart_formdata(fields)
+        headers["Content-Type"] = content_type
+        url = f"{self.url}/upload/image{query}"
+        return HTTP.request("POST", url, body=body, headers=headers)
+
+
+def run(command, *, directory=ROOT, timeout=60, **environ):
+    """A program of any kind, ended, with what it printed."""
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def flask(*arguments, **environ):
+    """A command of the service's own, ended and without a traceback."""
+    done = run([str(servers.SCRIPTS / "flask"), "--app", "wsgi", *arguments], **environ)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def doctor(redis_url, store_settings, **environ):
+    """Exit status of ``flask doctor``, and what it found by what it looked at."""
+    done = flask("doctor", "--json", REDIS_URL=redis_url, **(store_settings | environ))
+    return done.returncode, {each["check"]: each for each in json.loads(done.stdout)}
+
+
+@contextmanager
+def services(tmp_path_factory):
+    """A factory of services, all of which end with the block."""
+    running = []
+
+    def make(redis_url, store_settings, *, directory=ROOT, **environ):
+        settings = {
+            "REDIS_URL": redis_url,
+            **store_settings,
+            "BIND": f"127.0.0.1:{servers.free_port()}",
+            "WEB_CONCURRENCY": "2",
+            "LOG_FORMAT": "json",
+            **environ,
+        }
+        service = Service(tmp_path_factory.mktemp("service") / "log", settings, directory)
+        running.append(service)
+        return service
+
+    try:
+        yield make
+    finally:
+        for service in running:
+            service.kill()
+
+
+def record_name(key):
+    return f"apikey:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def key_id(key):
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
+def listed(redis_client):
+    """The names under way, and those on the sweep's list."""
+    found = set()
+    for pattern in ("pending:*", "sweeping:*"):
+        for key in redis_client.scan_iter(pattern):
+            found |= {name.decode() for name in redis_client.zrange(key, 0, -1)}
+    return found
