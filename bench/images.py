@@ -3,6 +3,7 @@
     python -m bench.images            the table of formats and sizes
     python -m bench.images --worst    the worst pictures that are accepted, and sixteen at once
     python -m bench.images --hostile  files that ask for too much, or lie
+    python -m bench.images --linear   time against size, for each loop over what a client chose
     python -m bench.images --damage   how much damage in JPEG data each way of decoding finds
 
 Every figure comes from a process of its own; times are CPU time, the best of several runs.
@@ -119,6 +120,30 @@ def hostile(folder: Path) -> None:
         print(f"| {name} | {size} | {found['ms']:.0f} | {found['mb']:.0f} | {answer} |", flush=True)
 
 
+LINEAR: dict[str, Callable[[int], bytes]] = {
+    "PNG, chunks behind the end of its data": lambda size: corpus.png_pieces_behind_the_end(
+        size // 24
+    ),
+}
+"""A file of about so many bytes, for each loop over something that a client chooses."""
+
+_SIZES = [15_000_000 >> halved for halved in range(5, -1, -1)]
+
+
+def linear(folder: Path) -> None:
+    """Milliseconds for each of six sizes, each twice the one before; 1.0 is exactly linear."""
+    sizes = " | ".join(f"{size / 1e6:.1f} MB" for size in _SIZES)
+    print(f"| file | {sizes} | time for each byte, last to first |\n|---|{'---|' * 7}")
+    path = folder / "picture"
+    for name, make in LINEAR.items():
+        times = []
+        for size in _SIZES:
+            path.write_bytes(make(size))
+            times.append(measure("inspect", path, 1)["ms"] / path.stat().st_size * size)
+        grown = times[-1] / times[0] / (_SIZES[-1] / _SIZES[0])
+        print(f"| {name} | {' | '.join(f'{ms:.0f}' for ms in times)} | {grown:.1f} |", flush=True)
+
+
 def sixteen(folder: Path, made: dict[str, bytes]) -> None:
     """Sixteen of each of the worst at once through one inspector, each with its own buffer."""
     print("\n| sixteen at once | s | peak memory of the process, MB | refused |\n|---|---|---|---|")
@@ -206,15 +231,16 @@ def main() -> None:
     parser.add_argument("--worst", action="store_true")
     parser.add_argument("--damage", action="store_true")
     parser.add_argument("--hostile", action="store_true")
+    parser.add_argument("--linear", action="store_true")
     parser.add_argument("--sixteen", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.sixteen:
         sixteen_of(asked.sixteen)
     elif asked.damage:
         damage()
-    elif asked.hostile:
+    elif asked.hostile or asked.linear:
         with tempfile.TemporaryDirectory() as folder:
-            hostile(Path(folder))
+            (hostile if asked.hostile else linear)(Path(folder))
     else:
         with tempfile.TemporaryDirectory() as folder:
             made = worst() if asked.worst else pictures()

@@ -25,7 +25,7 @@ from PIL import Image, _webp  # the plugin would build an image of each frame
 from app.errors import ApiError, unavailable
 from app.image import gif, jpeg, png, webp
 from app.image.foreign import unsupported
-from app.image.info import Cut, ImageInfo, damaged
+from app.image.info import Cut, ImageInfo, check_time, damaged
 
 __all__ = ["ImageInfo", "ImageInspector", "decode", "walk"]
 
@@ -154,7 +154,7 @@ def decode(
     """Take every frame of ``data``, which ``walk()`` found to be ``info``, to its end.
 
     Raises ApiError: ``corrupt_image`` where a decoder finds anything wrong, ``overloaded`` between
-    two frames after ``deadline``.
+    two frames (or pieces of a PNG) after ``deadline``.
     """
     with memoryview(data) as view:
         try:
@@ -200,8 +200,7 @@ _STRAY_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 def _until(deadline: float, frames: Iterable[T]) -> Iterator[T]:
     """The frames, while there is time: a million of them take longer than a client waits."""
     for frame in frames:
-        if time.monotonic() > deadline:
-            raise unavailable("overloaded", "no time left for all frames of an animation")
+        check_time(deadline)
         yield frame
 
 
@@ -311,7 +310,7 @@ def _vips_webp(stream: bytes) -> None:
 
 _DECODERS: dict[str, Callable[[memoryview, ImageInfo, float], None]] = {
     "JPEG": lambda view, _, __: _decode_jpeg(view),
-    "PNG": lambda view, info, _: png.decode(view, info),
+    "PNG": png.decode,
     "GIF": lambda view, _, deadline: _decode_gif(view, deadline),
     "WEBP": _decode_webp,
 }

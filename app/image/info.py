@@ -4,9 +4,10 @@ A walk follows the file's own structure to its end without building a pixel. It 
 blocks, never over bytes, and takes about a third of a millisecond per megabyte.
 """
 
+import time
 from dataclasses import dataclass
 
-from app.errors import ApiError
+from app.errors import ApiError, unavailable
 
 EXTENSIONS = ("jpg", "png", "gif", "webp")
 """Of the names under which pictures are stored, one for each format."""
@@ -43,6 +44,12 @@ def damaged(kind: str, where: str, cause: str | None = None) -> ApiError:
     """The refusal of a file that makes no sense at one place; ``cause`` is for the log."""
     detail = f"The {kind} file is damaged: {where}. Export it again from the original."
     return ApiError("corrupt_image", detail, cause=cause)
+
+
+def check_time(deadline: float) -> None:
+    """Raise ``overloaded`` after ``deadline`` (of ``time.monotonic()``): nobody waits any more."""
+    if time.monotonic() > deadline:
+        raise unavailable("overloaded", "no time left to decode all of an image")
 
 
 def check_pixels(width: int, height: int, frames: int, max_pixels: int, more: str = "") -> None:

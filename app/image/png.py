@@ -4,13 +4,14 @@ Chunks and their checksums up to IEND; then the image data is inflated and its r
 which needs no decoder and no picture in memory. Text and profiles are never inflated.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.errors import ApiError
-from app.image.info import Cut, ImageInfo, check_pixels, damaged
+from app.image.info import Cut, ImageInfo, check_pixels, check_time, damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -201,20 +202,30 @@ _SHARE_BYTES = 100_000_000
 
 
 class _Rows:
-    """Inflates the image data of one frame and counts its rows; no pixel is built."""
+    """Inflates the image data of one frame and counts its rows; no pixel is built.
 
-    def __init__(self, passes: list[tuple[int, int]]) -> None:
+    Raises ``overloaded`` after ``deadline`` (of ``time.monotonic()``).
+    """
+
+    def __init__(self, passes: list[tuple[int, int]], deadline: float) -> None:
         self._passes = [(stride, stride * rows) for stride, rows in passes]
         self._inflater = zlib.decompressobj()
+        self._deadline = deadline
         self._done = 0
         self.missing = sum(size for _, size in self._passes)
 
     def feed(self, data: memoryview) -> None:
-        """Take a piece of the zlib stream; what follows the last row is left alone."""
+        """Take a piece of the zlib stream; what follows the last row is left alone.
+
+        After its end nothing is given to the inflater, which would copy all such bytes each time.
+        """
         for start in range(0, len(data), _PIECE):
+            if self._inflater.eof:
+                return
             pending: bytes | memoryview = data[start : start + _PIECE]
             full = True
-            while self.missing and (pending or full):
+            while self.missing and (pending or full) and not self._inflater.eof:
+                check_time(self._deadline)
                 rows = self._inflater.decompress(pending, _INFLATED)
                 pending = self._inflater.unconsumed_tail
                 full = len(rows) == _INFLATED
@@ -244,20 +255,21 @@ class _Rows:
             raise damaged("PNG", "rows of the picture are missing")
 
 
-def decode(view: memoryview, info: ImageInfo) -> None:
-    """Inflate every frame and see that all its rows are there."""
+def decode(view: memoryview, info: ImageInfo, deadline: float) -> None:
+    """Inflate every frame and see that all its rows are there, while there is time."""
     chunks = chunks_of(view)
     _, start, end = next(chunks)
     header = Header.read(view[start:end])
-    rows = _Rows(header.passes(info.width, info.height))
+    rows = _Rows(header.passes(info.width, info.height), deadline)
     animated = fed = False
     for kind, start, end in chunks:
+        check_time(deadline)
         if kind == b"acTL" and not fed:
             animated = True
         elif kind == b"fcTL" and animated and fed:
             rows.finish()
             width, height, _, _ = _frame_size(view, start, end)
-            rows = _Rows(header.passes(width, height))
+            rows = _Rows(header.passes(width, height), deadline)
         elif kind == b"IDAT":
             rows.feed(view[start:end])
             fed = True
@@ -269,7 +281,7 @@ def decode(view: memoryview, info: ImageInfo) -> None:
 def share(view: memoryview) -> float | None:
     """The share of the image data that a cut PNG still holds."""
     header = Header.read(view[16:29])
-    rows = _Rows(header.passes(header.width, header.height))
+    rows = _Rows(header.passes(header.width, header.height), math.inf)
     total = rows.missing
     pos = 33
     while pos + 8 < len(view) and total - rows.missing < _SHARE_BYTES:

@@ -355,6 +355,12 @@ def bombs() -> dict[str, bytes]:
     }
 
 
+def png_pieces_behind_the_end(pieces: int) -> bytes:
+    """A PNG whose zlib stream ends a row too early, with so many chunks behind it."""
+    start = SIGNATURE + header(1, 2) + chunk(b"IDAT", zlib.compress(bytes(4)))
+    return start + chunk(b"IDAT", bytes(12)) * pieces + chunk(b"IEND")
+
+
 def packed_rows(width: int, height: int, *, bits: int, interlaced: bool) -> bytes:
     """The zlib stream of black rows, as small as it gets."""
     packer = zlib.compressobj(9)

@@ -5,16 +5,18 @@ python -m tests.image.measure WAY PATH REPEATS
 
 import io
 import json
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from app.errors import ApiError
-from app.image.gate import decode, walk
+from app.image.gate import ImageInspector, decode, walk
 from tests.pictures import plain
 
 Image.MAX_IMAGE_PIXELS = None
@@ -35,18 +37,36 @@ def gate(data: bytes) -> None:
     decode(data, walk(data, MAX_PIXELS))
 
 
+def inspect(data: bytes) -> None:
+    """As an upload is looked at, the work for a refusal's sentence included."""
+    everything = {"max_pixels": MAX_PIXELS, "check": "decode", "decode_wait": 5}
+    ImageInspector(**everything, decode_pixels=50_000_000).inspect(data)
+
+
 WAYS: dict[str, Callable[[bytes], object]] = {
     "walk": lambda data: walk(data, MAX_PIXELS),
     "gate": gate,
+    "inspect": inspect,
     "load": pillow_load,
     "idle": lambda _: None,
 }
 
 
-def measure(way: str, path: Path, repeats: int) -> dict[str, float]:
-    """Milliseconds and peak megabytes over the resting process, of one way with one file."""
+def measure(way: str, path: Path, repeats: int, seconds: int = 600) -> dict[str, Any]:
+    """Milliseconds and peak megabytes over the resting process, of one way with one file.
+
+    Raises CalledProcessError where that takes more than ``seconds`` of processor time.
+    """
     command = [sys.executable, "-m", "tests.image.measure", way, str(path), str(repeats)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    limit = (resource.RLIMIT_CPU, (seconds, seconds + 1))
+    done = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(*limit),
+    )
     return json.loads(done.stdout)
 
 

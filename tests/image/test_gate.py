@@ -27,6 +27,7 @@ from tests.image.corpus import (
     packed_rows,
     png,
     png_of,
+    png_pieces_behind_the_end,
     segment,
     valid,
 )
@@ -331,6 +332,13 @@ def test_metadata_and_bytes_behind_the_picture_are_never_inflated(name):
     assert peak < 4_000_000
 
 
+def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_are(tmp_path):
+    """Each was once copied onto all before it: these took over a minute."""
+    path = tmp_path / "picture"
+    path.write_bytes(png_pieces_behind_the_end(655_000))
+    assert "rows of the picture are missing" in measure("inspect", path, 1, seconds=20)["error"]
+
+
 def test_a_progressive_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded():
     flat = photo(1, 1).resize((4000, 4000))
     data = encode(flat, "JPEG", progressive=True)
@@ -444,9 +452,14 @@ def test_who_waits_too_long_for_a_slot_is_sent_away_with_503():
     assert (gate.pixels_in_use, gate.waiting) == (0, 0)
 
 
-def test_a_deadline_ends_an_animation():
+@pytest.mark.parametrize(
+    "data",
+    [gif_of(9, 9, 3), png(9, 9), png_pieces_behind_the_end(9)],
+    ids=["frames of a GIF", "rows of a PNG", "pieces behind a PNG's rows"],
+)
+def test_a_deadline_ends_a_decode(data):
     with pytest.raises(ApiError) as caught:
-        decode(gif_of(9, 9, 3), walk(gif_of(9, 9, 3), 1000), time.monotonic() - 1)
+        decode(data, walk(data, 1000), time.monotonic() - 1)
     assert caught.value.code == "overloaded"
 
 
