@@ -321,7 +321,7 @@ class Config:
         "info",
     )
     metrics_port: int | None = _setting(
-        "METRICS_PORT", None, _whole(1, 65535), "a port, 1 to 65535", "9100"
+        "METRICS_PORT", None, _whole(1, 65535), "a port, 1 to 65535", "8002"
     )
     metrics_host: str = _setting(
         "METRICS_HOST", "127.0.0.1", _host, "address that METRICS_PORT listens on", "127.0.0.1"

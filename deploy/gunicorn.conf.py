@@ -5,7 +5,6 @@ import ctypes
 import gc
 import os
 import resource
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +26,8 @@ from app.ops.sweep import Sweeper
 try:
     settings = Config.from_env()
 except ConfigError as error:
-    sys.exit(str(error))
+    sys.stderr.write(f"{error}\n")
+    sys.exit(os.EX_CONFIG)  # the unit does not try again: only a person can mend a setting
 
 bind = settings.bind
 workers = settings.web_concurrency
@@ -70,15 +70,8 @@ def on_starting(server):
         directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="uploader-")
         from app.ops.metrics import Listener
 
-        try:
-            server.metrics = Listener(settings.metrics_host, settings.metrics_port, directory)
-        except OSError as error:
-            shutil.rmtree(directory)
-            sys.exit(
-                f"METRICS_HOST, METRICS_PORT: cannot listen at {settings.metrics_host}, port"
-                f" {settings.metrics_port} ({error.strerror}); they must be an address of this"
-                " machine and a free port, for example 127.0.0.1 and 9100"
-            )
+        server.metrics = Listener(settings.metrics_host, settings.metrics_port, directory)
+        server.metrics.listen()
 
 
 def share_heaps():
@@ -99,7 +92,11 @@ def when_ready(_):
     gc.freeze()
 
 
-on_reload = when_ready
+def on_reload(server):
+    """As after the start; a metrics' port that was taken may be free now."""
+    if server.metrics:
+        server.metrics.listen()
+    when_ready(server)
 
 
 def raise_file_limit():

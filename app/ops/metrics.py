@@ -5,6 +5,7 @@ Made only where ``METRICS_PORT`` is set. Each process counts in files that all o
 process counted stays when it ends. docs/operations.md explains each metric.
 """
 
+import logging
 import os
 import shutil
 import socket
@@ -24,6 +25,8 @@ from app.errors import CODES
 from app.ops.logs import answered
 from app.ops.sweep import Swept
 from app.service import Service
+
+log = logging.getLogger("uploader.metrics")
 
 _UPLOAD = "upload.upload_image"
 _DEPENDENCIES = {"redis_unavailable": "redis", "storage_unavailable": "storage"}
@@ -185,13 +188,33 @@ class Listener:
     """The metrics' own socket and files: opened by gunicorn's master, served by its workers."""
 
     def __init__(self, host: str, port: int, directory: str) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family)
-        self._socket.setblocking(False)  # several workers wake up, one gets the connection
+        self._address = host, port
+        self._socket: socket.socket | None = None
         self._directory = directory
 
+    def listen(self) -> None:
+        """Open the port, if it is not open yet; a port that cannot be had costs no upload."""
+        if self._socket is not None:
+            return
+        host, port = self._address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server(self._address, family=family)
+        except OSError as error:
+            log.critical(
+                "no metrics: METRICS_HOST, METRICS_PORT: cannot listen at %s, port %s (%s); free"
+                " the port and reload, or set another and restart",
+                host,
+                port,
+                error.strerror,
+            )
+        else:
+            self._socket.setblocking(False)  # several workers wake up, one gets the connection
+
     def serve(self) -> None:
-        """Answer scrapes from threads of this worker."""
+        """Answer scrapes from threads of this worker, where the port could be had."""
+        if self._socket is None:
+            return
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self._directory)  # type: ignore[no-untyped-call]
         server = _Server(self._socket, make_wsgi_app(registry))
@@ -203,7 +226,8 @@ class Listener:
 
     def close(self) -> None:
         """Delete the files."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

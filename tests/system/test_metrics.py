@@ -1,5 +1,6 @@
 """Prometheus metrics of all workers together, on a port of their own."""
 
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import servers
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pictures import picture
-from tests.system.stack import HTTP, Process, Valkey, key_id, wait_until
+from tests.system.stack import HTTP, Valkey, key_id, wait_until
 
 GOOD = picture()
 BROKEN = GOOD[:-20]
@@ -174,11 +175,21 @@ def test_a_client_that_sends_nothing_keeps_no_scrape_waiting(measured):
         assert measured.metrics().get("processes") >= 1
 
 
-def test_a_taken_port_ends_the_start_with_its_name(measured, tmp_path):
-    taken = {**measured.environ, "BIND": f"127.0.0.1:{servers.free_port()}"}
-    second = Process(measured.command, tmp_path / "log", **taken)
-    assert second.popen.wait(30) != 0
-    assert "METRICS_HOST, METRICS_PORT: cannot listen at 127.0.0.1" in second.log_path.read_text()
+def test_a_taken_port_costs_the_metrics_and_a_loud_line_until_a_reload_after_it_is_free(
+    make_service, valkey, seaweedfs, bucket, api_key
+):
+    key, port = api_key(), servers.free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        service = make_service(valkey.url, seaweedfs.settings(bucket), METRICS_PORT=str(port))
+        assert service.upload(GOOD, key).status == 200
+    (line,) = [line for line in service.log.splitlines() if "METRICS_PORT" in line]
+    loud = json.loads(line)
+    assert loud["level"] == "critical"
+    assert f"cannot listen at 127.0.0.1, port {port}" in loud["message"]
+    service.signal(signal.SIGHUP)
+    wait_until(lambda: Scraped(port).get("processes") == 2)
+    assert Scraped(port).get("uploads_total", status="200", code="ok") == 1
+    assert service.stop() == 0
 
 
 def test_a_stop_leaves_no_file(measured):

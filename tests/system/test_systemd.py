@@ -1,14 +1,18 @@
-"""The shipped systemd unit, as systemd itself judges it."""
+"""The shipped systemd unit: as systemd itself judges it, and what its commands do."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import servers
 
-from tests.system.stack import ROOT
+from tests.system.stack import ROOT, run, wait_until
 
-pytestmark = pytest.mark.needs_program("systemd-analyze")
+needs_systemd = pytest.mark.needs_program("systemd-analyze")
 
 UNIT = ROOT / "deploy" / "systemd" / "uploader.service"
 
@@ -18,6 +22,7 @@ def analyze(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@needs_systemd
 def test_systemd_has_no_complaint_about_the_unit(tmp_path):
     program = tmp_path / ".venv" / "bin" / "gunicorn"
     program.parent.mkdir(parents=True)
@@ -30,6 +35,7 @@ def test_systemd_has_no_complaint_about_the_unit(tmp_path):
     assert (checked.returncode, complaints) == (0, [])
 
 
+@needs_systemd
 def test_the_unit_is_among_the_well_confined():
     checked = analyze("security", "--offline=true", "--threshold=15", UNIT)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -43,3 +49,70 @@ def test_the_stop_waits_longer_than_gunicorn_does():
     ).stdout
     waits = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert int(waits[1]) > int(printed)
+
+
+def command_lines(name, service):
+    """The unit's commands of this name, for a service that was started here."""
+    lines = re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        here = line.replace("/opt/uploader/.venv/bin", str(servers.SCRIPTS))
+        yield shlex.split(here.replace("$MAINPID", str(service.pid)))
+
+
+def reload(service, **environ):
+    """As systemd does it: one command after the other, until one fails."""
+    for command in command_lines("ExecReload", service):
+        ended = run(command, directory=service.directory, **(service.environ | environ))
+        if ended.returncode:
+            break
+    return ended
+
+
+@pytest.fixture
+def copied(make_service, valkey, seaweedfs, bucket, tmp_path):
+    """A service with code of its own, which a test may change."""
+    for name in ("app", "deploy"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "wsgi.py", tmp_path)
+    settings = seaweedfs.settings(bucket)
+    service = make_service(valkey.url, settings, directory=tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    wait_until(lambda: len(workers(service)) == 2)
+    return service
+
+
+def workers(service):
+    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text()
+    return set(children.split())
+
+
+def test_a_reload_with_a_broken_version_fails_and_the_old_one_goes_on(copied):
+    health, before = copied.directory / "app" / "ops" / "health.py", workers(copied)
+    good = health.read_text()
+    health.write_text(good + "\nimport a_module_that_is_not_there\n")
+    broken = reload(copied)
+    assert broken.returncode != 0
+    assert "No module named 'a_module_that_is_not_there'" in broken.stderr + broken.stdout
+    assert copied.get("/healthz").status == 200
+    assert workers(copied) == before
+    health.write_text(good)
+    assert reload(copied).returncode == 0
+    wait_until(lambda: len(workers(copied) - before) == 2)
+    assert copied.get("/healthz").status == 200
+
+
+def test_a_reload_with_broken_settings_fails_and_names_them(copied):
+    before = workers(copied)
+    broken = reload(copied, RATE_LIMIT="lots")
+    assert broken.returncode != 0
+    assert "RATE_LIMIT" in broken.stderr
+    assert workers(copied) == before
+    assert copied.get("/healthz").status == 200
+
+
+def test_a_start_with_broken_settings_is_not_tried_again(service):
+    (start,) = command_lines("ExecStart", service)
+    ended = run(start, **(service.environ | {"RATE_LIMIT": "lots"}))
+    assert "RATE_LIMIT" in ended.stderr
+    prevented = re.search(r"^RestartPreventExitStatus=(\d+)$", UNIT.read_text(), re.MULTILINE)
+    assert ended.returncode == int(prevented[1])
