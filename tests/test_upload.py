@@ -292,6 +292,10 @@ def test_a_digest_that_does_not_match_is_400(client, store):
     assert store.objects == {}
 
 
+def test_an_empty_checksum_counts_as_none(client):
+    assert send(client, fields={"sha256": ""}).status_code == 200
+
+
 def test_a_content_digest_on_the_part_is_checked(client):
     digest = b64encode(hashlib.sha256(b"other").digest()).decode()
     body = (

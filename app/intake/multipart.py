@@ -253,16 +253,18 @@ def _part(headers: dict[str, str], start: int, end: int) -> _Part:
 
 
 def _image_part(parts: list[_Part], max_file_size: int) -> _Part:
-    text = sum(part.size for part in parts if part.filename is None and part.name != FIELD)
-    if text > _MOST_TEXT:
+    named = [part for part in parts if part.name == FIELD]
+    # filename="" without a byte is what browsers send for "nothing chosen". FilePond sends its
+    # metadata as a text part that has the name of the file's.
+    images = [part for part in named if part.filename or (part.filename == "" and part.size)]
+    texts = [part for part in parts if part.filename is None and (images or part.name != FIELD)]
+    if sum(part.size for part in texts) > _MOST_TEXT:
         raise _malformed(f"The text fields have more than {_MOST_TEXT} bytes.")
-    # filename="" without a byte is what browsers send for "nothing chosen"
-    images = [each for each in parts if each.name == FIELD and (each.filename != "" or each.size)]
     if len(images) > 1:
         raise ApiError(
             "multiple_images", "The form has several images. Send each in a request of its own."
         )
-    if not images or images[0].filename is None:
+    if not images:
         raise ApiError(
             "missing_image",
             "The form has no file in the field “image”. Choose a picture and send it as a file.",

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from flask import Flask, Response
 from flask_cors import CORS
 
-REQUEST_HEADERS = ("x-api-key", "idempotency-key", "prefer", "content-type", "x-request-id")
+REQUEST_HEADERS = (
+    "x-api-key",
+    "idempotency-key",
+    "prefer",
+    "content-type",
+    "x-request-id",
+    # Dropzone, rc-upload and Fine Uploader send these three unless their page forbids it.
+    "accept",
+    "cache-control",
+    "x-requested-with",
+)
 """What a page may send; the key is one, so every cross-origin upload has a preflight."""
 
 RESPONSE_HEADERS = (

@@ -37,6 +37,7 @@ def docs() -> Response:
         api=description(),
         samples=samples,
         resolve=resolve,
+        headers=_headers(),
         examples=_examples(),
     )
 
@@ -82,6 +83,18 @@ def resolve(node: dict[str, Any]) -> dict[str, Any]:
     for name in node["$ref"].removeprefix("#/").split("/"):
         found = found[name]
     return dict(found)
+
+
+@cache
+def _headers() -> dict[str, str]:
+    """What each header of an answer means, in the order of their first mention."""
+    operations = [each for path in description()["paths"].values() for each in path.values()]
+    answers = [
+        resolve(each) for operation in operations for each in operation["responses"].values()
+    ]
+    answers += description()["components"]["responses"].values()
+    named = {name: header for answer in answers for name, header in answer["headers"].items()}
+    return {name: resolve(header)["description"] for name, header in named.items()}
 
 
 @cache

@@ -262,13 +262,31 @@ def test_20_parts_and_64_kib_of_text_are_allowed(environ_of, pool):
         ([part(b"", filename="")], "missing_image"),
         ([b""], "missing_image"),
         ([part(), part()], "multiple_images"),
-        ([part(), part(filename=None)], "multiple_images"),
+        ([part(), part(filename=None), part()], "multiple_images"),
+        ([part(filename=None), part(b"", filename="")], "missing_image"),
+        ([part(filename=None), part(b"")], "empty_image"),
         ([part(b"")], "empty_image"),
         ([part().replace(b"form-data", b"attachment")], "missing_image"),
     ],
 )
 def test_forms_without_exactly_one_file(environ_of, pool, parts, expected):
     assert code(environ_of(form(*parts)), pool) == expected
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part(b"{}", filename=None), part()],
+        [part(), part(b"{}", filename=None), part(b"", filename=None)],
+    ],
+)
+def test_a_text_of_the_files_name_beside_it_is_ignored(environ_of, pool, parts):
+    assert image(environ_of(form(*parts)), pool) == PNG
+
+
+def test_a_text_of_the_files_name_beside_it_counts_as_text(environ_of, pool):
+    texts = [part(bytes(40_000), name=name, filename=None) for name in ("image", "note")]
+    assert code(environ_of(form(*texts, part())), pool) == "malformed_multipart"
 
 
 def test_nothing_chosen_beside_a_file_does_not_count(environ_of, pool):

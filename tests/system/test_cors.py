@@ -17,7 +17,8 @@ def preflight(service, origin):
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "x-api-key,idempotency-key,prefer,x-request-id",
+        "Access-Control-Request-Headers": "accept,cache-control,idempotency-key,prefer,"
+        "x-api-key,x-request-id,x-requested-with",
     }
     return HTTP.request("OPTIONS", f"{service.url}/upload/image", headers=headers)
 
@@ -29,6 +30,7 @@ def test_a_preflight_needs_no_key(cross_origin):
     assert "POST" in answer.headers["Access-Control-Allow-Methods"]
     allowed = answer.headers["Access-Control-Allow-Headers"].lower()
     assert all(name in allowed for name in ("x-api-key", "idempotency-key", "prefer"))
+    assert all(name in allowed for name in ("accept", "cache-control", "x-requested-with"))
 
 
 def test_a_named_origin_can_read_refusals(cross_origin):

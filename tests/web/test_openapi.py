@@ -142,6 +142,12 @@ PROVOKED = {
 }
 
 
+BEFORE_THE_RATE = {"missing_api_key", "invalid_api_key", "missing_role", "redis_unavailable"}
+BEFORE_THE_RATE |= {"not_found", "method_not_allowed", "bad_request"}  # of other addresses
+AFTER_THE_RATE = CODES.keys() - BEFORE_THE_RATE
+OF_HTTP_ITSELF = {"Content-Type", "Content-Length"}
+
+
 @pytest.fixture
 def site():
     return Site()
@@ -180,8 +186,68 @@ def test_the_service_answers_as_the_example_says(site, code):
     assert answer.content_type == "application/problem+json"
     assert without_what_varies(answer.json) == without_what_varies(example)
     assert answer.status_code == example["status"] == CODES[code][0]
-    for header in response["headers"]:
-        assert header in answer.headers
+    assert_headers_are_described(answer, response)
+    assert ("RateLimit" in answer.headers) == (code in AFTER_THE_RATE)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("post", "/upload/image", "200"),
+        ("get", "/upload/limits", "200"),
+        ("get", "/healthz", "200"),
+        ("get", "/readyz", "200"),
+        ("get", "/readyz", "503"),
+    ],
+)
+def test_every_header_of_a_good_answer_is_described(site, method, path, status):
+    if method == "post":
+        again = {"Idempotency_Key": "one", "Prefer": "return=representation"}
+        answer = [site.upload(**again), site.upload(**again)][1]
+        assert {"Idempotency-Replayed", "Preference-Applied"} <= set(answer.headers.keys())
+    else:
+        site.redis.server.connected = status == "200"
+        answer = site.client.get(path, headers={"x-api-key": KEY})
+    assert answer.status_code == int(status)
+    response = description()["paths"][path][method]["responses"][status]
+    assert_headers_are_described(answer, response)
+    assert ("RateLimit" in answer.headers) == path.startswith("/upload/")
+
+
+def assert_headers_are_described(answer, response):
+    """All that come are named; all that must come are there, with the value that is promised."""
+    described = {name: resolve(header) for name, header in response["headers"].items()}
+    assert set(answer.headers.keys()) - OF_HTTP_ITSELF <= described.keys()
+    for name, header in described.items():
+        assert name in answer.headers or not header.get("required")
+        if name in answer.headers and "const" in header["schema"]:
+            assert answer.headers[name] == header["schema"]["const"]
+
+
+def test_the_key_goes_into_a_header_unless_someone_asks_otherwise():
+    schemes = description()["components"]["securitySchemes"]
+    assert (schemes["header"]["in"], schemes["query"]["in"]) == ("header", "query")
+    for _, _, operation in OPERATIONS:
+        assert operation["security"] in ([], [{"header": []}])
+
+
+def test_every_schema_and_operation_has_a_name_for_generated_clients():
+    assert len({operation["operationId"] for _, _, operation in OPERATIONS}) == len(OPERATIONS)
+    for _, _, operation in OPERATIONS:
+        contents = [each["content"] for each in map(resolve, operation["responses"].values())]
+        contents += [operation["requestBody"]["content"]] if "requestBody" in operation else []
+        for schema in [each["schema"] for content in contents for each in content.values()]:
+            assert schema.keys() == {"$ref"}
+    for name, schema in description()["components"]["schemas"].items():
+        assert schema["type"] == "object", name
+        for each in schema["properties"].values():
+            assert "properties" not in each
+
+
+def test_all_problems_have_one_schema():
+    for response in description()["components"]["responses"].values():
+        content = response["content"]["application/problem+json"]
+        assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
 
 
 @pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
