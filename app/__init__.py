@@ -4,7 +4,7 @@ from flask import Flask
 from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from app import errors, upload
+from app import upload
 from app.config import MAX_FILE_SIZE, Config
 from app.image.gate import ImageInspector
 from app.intake.body import BufferPool, DrainBody
@@ -14,7 +14,7 @@ from app.records.keys import KeyStore
 from app.records.usage import Usage
 from app.service import Service
 from app.store.bucket import ImageStore
-from app.web import cors, pages
+from app.web import cors, pages, problems
 
 __all__ = ["create_app"]
 
@@ -50,7 +50,7 @@ def create_app(
         pool=BufferPool(config.body_memory),
     )
     logs.init_app(app)  # first, so that its line is written last
-    errors.init_app(app, not_found=pages.not_found_page)
+    problems.init_app(app)
     tracing.init_app(app)
     cors.init_app(app, config.cors_origins)
     for blueprint in (upload.blueprint, health.blueprint, pages.blueprint):

@@ -1,16 +1,15 @@
-"""Errors as clients see them: RFC 9457 problem documents with stable codes."""
+"""Errors as clients see them: RFC 9457 problem documents with stable codes.
+
+Knows no web framework: Flask (``app.web.problems``) and the worker, for what never gets as far
+as Flask, answer with the same document and the same headers.
+"""
 
 import json
-import logging
 import re
 import uuid
-from collections.abc import Callable
-from typing import Any, cast
+from http import HTTPStatus
+from typing import Any
 
-from flask import Flask, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException
-
-log = logging.getLogger("uploader.errors")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # code: (status, title). The table of the API reference, in one place.
@@ -48,7 +47,8 @@ class ApiError(Exception):
 
     ``detail`` says what is wrong and what to do; ``extra`` holds further
     members of the problem document (``limit``, ``actual``); ``headers`` are
-    added to the answer. ``cause`` is for the log only and never sent.
+    added to the answer. ``cause`` is for the log only and never sent. ``status``
+    is given where HTTP has a closer one than the code's (414, 431).
     """
 
     def __init__(
@@ -58,11 +58,14 @@ class ApiError(Exception):
         *,
         headers: dict[str, str] | None = None,
         cause: str | None = None,
+        status: int | None = None,
         **extra: int | str,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.status, self.title = CODES[code]
+        if status is not None:
+            self.status, self.title = status, HTTPStatus(status).phrase
         self.detail = detail
         self.headers = headers or {}
         self.cause = cause
@@ -97,69 +100,36 @@ def unavailable(code: str, cause: str, *, retry_after: int = 5) -> ApiError:
     )
 
 
-def init_app(app: Flask, *, not_found: Callable[[], Response | None] = lambda: None) -> None:
-    """Give every request an id, and every error of every path a problem document.
-
-    ``not_found`` gives people the page that says so; None for programs.
-    """
-    app.extensions["not_found"] = not_found
-    app.before_request(_begin)
-    app.after_request(_finish)
-    app.register_error_handler(ApiError, _refused)
-    app.register_error_handler(HTTPException, _http_error)
-    app.register_error_handler(Exception, _failed)
-
-
-def _begin() -> None:
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _SANE_ID.fullmatch(given) else str(uuid.uuid4())
-    g.stages = {}
-
-
-def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
-    if (rate := g.get("rate")) is not None:
-        response.headers.update(rate.headers())
-    return response
-
-
-def _refused(error: ApiError) -> Response:
-    g.error_code = error.code
-    g.error_cause = error.cause
-    g.disconnected = error.disconnected
-    if error.cause:
-        log.warning("%s: %s", error.code, error.cause)
-    response = Response(
-        json.dumps(error.problem(g.request_id)),
-        status=error.status,
-        content_type="application/problem+json",
+def too_slow(cause: str | None = None) -> ApiError:
+    """The 408 ``request_timeout``."""
+    return ApiError(
+        "request_timeout",
+        "The upload came too slowly and was given up. Try again with a better connection.",
+        cause=cause,
     )
-    response.headers.update(error.headers)
-    return response
 
 
-def _http_error(error: HTTPException) -> Response | HTTPException:
-    """404, 405 and whatever else Flask refuses by itself."""
-    if error.code is None or error.code < 400:
-        return error  # a redirect
-    allow = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
-    match error.code:
-        case 404 if (page := current_app.extensions["not_found"]()) is not None:
-            g.error_code = "not_found"
-            return cast(Response, page)
-        case 404:
-            refusal = ApiError("not_found", "There is nothing at this address. See /docs.")
-        case 405:
-            detail = f"This address takes {allow}." if allow else "Not with this method."
-            refusal = ApiError("method_not_allowed", detail, headers={"Allow": allow})
-        case _:
-            refusal = ApiError("bad_request", "The request is not valid. See /docs.")
-    return _refused(refusal)
-
-
-def _failed(error: Exception) -> Response:
-    log.error("unexpected error", exc_info=error)
+def failed(cause: str | None = None) -> ApiError:
+    """The 500 ``internal_error``; what it was stands in the log alone."""
     detail = "Something went wrong on our side. Try again, and tell us the request_id if it stays."
-    return _refused(ApiError("internal_error", detail))
+    return ApiError("internal_error", detail, cause=cause)
+
+
+def request_id(given: str | None) -> str:
+    """The client's own ``X-Request-Id`` if it is a sane one, else a new UUID."""
+    return given if given and _SANE_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+def common_headers(request_id: str) -> dict[str, str]:
+    """What every answer carries."""
+    return {
+        "X-Request-Id": request_id,
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+
+
+def problem_answer(error: ApiError, request_id: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body (ASCII) of the answer to a refused request, for any server."""
+    headers = common_headers(request_id) | {"Content-Type": "application/problem+json"}
+    return error.status, headers | error.headers, json.dumps(error.problem(request_id)).encode()

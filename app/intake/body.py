@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from app.errors import ApiError, unavailable
+from app.errors import ApiError, too_slow, unavailable
 
 Environ = dict[str, Any]
 
@@ -225,15 +225,6 @@ def content_length(environ: Environ) -> int | None:
 def has_body(environ: Environ) -> bool:
     """Whether the request has a body (RFC 9112 section 6)."""
     return bool(content_length(environ)) or bool(environ.get("HTTP_TRANSFER_ENCODING"))
-
-
-def too_slow(cause: str | None = None) -> ApiError:
-    """The 408 ``request_timeout``."""
-    return ApiError(
-        "request_timeout",
-        "The upload came too slowly and was given up. Try again with a better connection.",
-        cause=cause,
-    )
 
 
 def _broken(error: Exception) -> ApiError:

@@ -20,14 +20,12 @@ What is not found in another gunicorn is left as it is there (``fits``).
 """
 
 import errno
-import json
 import logging
 import os
 import select
 import signal
 import socket
 import time
-import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
@@ -47,8 +45,8 @@ from gunicorn.http.errors import (
 from gunicorn.http.unreader import IterUnreader
 from gunicorn.workers import gthread
 
-from app.errors import ApiError, unavailable
-from app.intake.body import too_slow
+from app import errors
+from app.errors import ApiError, too_slow, unavailable
 from app.ops import health
 
 HEAD_BYTES = 32 * 1024
@@ -301,10 +299,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         kind = type(exc).__name__
         status = next((status for kinds, status in _STATUSES if isinstance(exc, kinds)), 500)
         if status == 500:
-            detail = "Something went wrong on our side. Try again."
-            self._refuse(client, ApiError("internal_error", detail, cause=kind))
+            self._refuse(client, errors.failed(kind))
         else:
-            self._refuse(client, _broken(kind), status)
+            self._refuse(client, _broken(kind, status))
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """What becomes of a connection after a request; in the event loop."""
@@ -355,7 +352,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         if there <= seen:
             return b""  # woken, and nothing new: the client has closed its side
         if ahead + there >= HEAD_BYTES:
-            self._refuse(conn.sock, _broken("head too long"), 431)
+            self._refuse(conn.sock, _broken("head too long", 431))
             return b""
         if time.monotonic() - since > HEAD_SECONDS:
             self._refuse(conn.sock, too_slow("head too slow"))
@@ -404,15 +401,15 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         conn.close()
 
-    def _refuse(self, client: socket.socket, error: ApiError, status: int | None = None) -> None:
+    def _refuse(self, client: socket.socket, error: ApiError) -> None:
         """Answer without the application, in one piece that a socket takes without waiting."""
-        request_id = str(uuid.uuid4())
+        request_id = errors.request_id(None)
         level = {500: logging.ERROR, 503: logging.WARNING}.get(error.status, logging.INFO)
         extra = {"request_id": request_id}
         log.log(level, "%s: %s", error.code, error.cause, extra=extra)
         try:
             client.setblocking(False)
-            client.sendall(_answer(error, status or error.status, request_id))
+            client.sendall(_answer(error, request_id))
         except OSError:
             log.debug("the client was gone")
 
@@ -437,24 +434,14 @@ def _is_light(request: bytes) -> bool:
     return not (b"\ncontent-length:" in head or b"\ntransfer-encoding:" in head)
 
 
-def _broken(kind: str) -> ApiError:
+def _broken(kind: str, status: int) -> ApiError:
     detail = "The request is not valid HTTP for this service. See /docs."
-    return ApiError("bad_request", detail, cause=kind)
+    return ApiError("bad_request", detail, cause=kind, status=status)
 
 
-def _answer(error: ApiError, status: int, request_id: str) -> bytes:
-    phrase = HTTPStatus(status).phrase
-    problem = error.problem(request_id)
-    if status != error.status:
-        problem |= {"status": status, "title": phrase}
-    body = json.dumps(problem)
-    headers = error.headers | {
-        "Connection": "close",
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-        "X-Request-Id": request_id,
-        "Content-Type": "application/problem+json",
-        "Content-Length": str(len(body)),
-    }
-    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {text}" for name, text in headers.items())]
-    return "\r\n".join([*lines, "", body]).encode("ascii")
+def _answer(error: ApiError, request_id: str) -> bytes:
+    status, headers, body = errors.problem_answer(error, request_id)
+    headers |= {"Connection": "close", "Content-Length": str(len(body))}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+    lines += [f"{name}: {text}" for name, text in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + body

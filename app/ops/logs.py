@@ -101,7 +101,7 @@ def init_app(app: Flask) -> None:
 
 
 def _start() -> None:
-    g.started = time.perf_counter()
+    g.started, g.stages = time.perf_counter(), {}
 
 
 def _line(response: Response) -> Response:

@@ -6,7 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from flask import Blueprint, Response, current_app, jsonify, make_response, render_template, request
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    g,
+    jsonify,
+    make_response,
+    render_template,
+    request,
+)
+from werkzeug.exceptions import HTTPException, NotFound
+
+from app.web.problems import http_error
 
 blueprint = Blueprint("pages", __name__)
 
@@ -60,11 +72,13 @@ def favicon() -> Response:
     return current_app.send_static_file("favicon.svg")
 
 
-def not_found_page() -> Response | None:
-    """For a person, the page of an address that is none, status 404; None for a program."""
+@blueprint.app_errorhandler(404)
+def not_found(error: NotFound) -> Response | HTTPException:
+    """What an address that is none answers: a page for a person, the problem for a program."""
     best = request.accept_mimetypes.best_match([*_PROBLEMS, "text/html"])
     if best != "text/html" or request.method not in ("GET", "HEAD"):
-        return None
+        return http_error(error)
+    g.error_code = "not_found"
     return _page("not_found.html", texts=_texts(), status=404)
 
 

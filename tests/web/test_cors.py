@@ -1,16 +1,15 @@
 import pytest
 from flask import Flask
 
-from app import errors
 from app.errors import ApiError
-from app.web import cors
+from app.web import cors, problems
 
 ORIGINS = ("https://cms.example.org", "http://[::1]:3000")
 
 
 def make_client(origins=ORIGINS):
     app = Flask(__name__)
-    errors.init_app(app)
+    problems.init_app(app)
     cors.init_app(app, origins)
 
     @app.post("/upload/image")

@@ -1,0 +1,63 @@
+"""Errors of every path become problem documents; every answer gets its id and common headers."""
+
+import logging
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from app import errors
+from app.errors import ApiError
+
+log = logging.getLogger("uploader.errors")
+
+
+def init_app(app: Flask) -> None:
+    """Give every request an id, and every error of every path a problem document."""
+    app.before_request(_begin)
+    app.after_request(_finish)
+    app.register_error_handler(ApiError, refused)
+    app.register_error_handler(HTTPException, http_error)
+    app.register_error_handler(Exception, _failed)
+
+
+def refused(error: ApiError) -> Response:
+    """The answer to a refused request; its code and cause are kept for the log and the metrics."""
+    g.error_code = error.code
+    g.error_cause = error.cause
+    g.disconnected = error.disconnected
+    if error.cause:
+        log.warning("%s: %s", error.code, error.cause)
+    status, headers, body = errors.problem_answer(error, g.request_id)
+    return Response(body, status, headers)
+
+
+def http_error(error: HTTPException) -> Response | HTTPException:
+    """404, 405 and whatever else Flask refuses by itself."""
+    if error.code is None or error.code < 400:
+        return error  # a redirect
+    match error.code:
+        case 404:
+            return refused(ApiError("not_found", "There is nothing at this address. See /docs."))
+        case 405:
+            allow = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+            detail = f"This address takes {allow}." if allow else "Not with this method."
+            return refused(ApiError("method_not_allowed", detail, headers={"Allow": allow}))
+        case _:
+            return refused(ApiError("bad_request", "The request is not valid. See /docs."))
+
+
+def _begin() -> None:
+    g.request_id = errors.request_id(request.headers.get("X-Request-Id"))
+
+
+def _finish(response: Response) -> Response:
+    for name, value in errors.common_headers(g.request_id).items():
+        response.headers.setdefault(name, value)
+    if (rate := g.get("rate")) is not None:
+        response.headers.update(rate.headers())
+    return response
+
+
+def _failed(error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    return refused(errors.failed())

@@ -1,0 +1,93 @@
+"""Whatever goes wrong in a view or before it, the client gets a problem document."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from flask import Flask, abort, g, redirect
+
+from app.errors import ApiError
+from app.web import problems
+
+
+@pytest.fixture
+def client():
+    app = Flask(__name__)
+    problems.init_app(app)
+
+    @app.get("/refused")
+    def refused():
+        raise ApiError("rate_limited", "Wait.", headers={"Retry-After": "9"}, cause="of the log")
+
+    @app.get("/mistake")
+    def mistake():
+        raise KeyError("secret")
+
+    @app.get("/moved")
+    def moved():
+        return redirect("/elsewhere")
+
+    @app.get("/aborted")
+    def aborted():
+        abort(418)
+
+    @app.get("/fine")
+    def fine():
+        g.rate = SimpleNamespace(headers=lambda: {"RateLimit": '"requests";r=1;t=2'})
+        return "fine", {"Cache-Control": "max-age=5"}
+
+    return app.test_client()
+
+
+def test_a_refusal_is_answered_as_it_says(client):
+    answer = client.get("/refused", headers={"X-Request-Id": "r-1"})
+    assert answer.status_code == 429
+    assert answer.content_type == "application/problem+json"
+    assert answer.headers["Retry-After"] == "9"
+    assert answer.json["code"] == "rate_limited"
+    assert answer.json["request_id"] == answer.headers["X-Request-Id"] == "r-1"
+
+
+def test_its_cause_is_for_the_log_alone(client, caplog):
+    answer = client.get("/refused")
+    assert "of the log" in caplog.text
+    assert "of the log" not in answer.text
+
+
+def test_a_mistake_of_ours_is_500_without_details_and_logged_with_them(client, caplog):
+    answer = client.get("/mistake")
+    assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
+    assert "secret" not in answer.text
+    [record] = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert record.exc_info[0] is KeyError
+
+
+def test_an_unknown_address_and_a_wrong_method_have_codes(client):
+    assert client.get("/nothing").json["code"] == "not_found"
+    answer = client.post("/refused")
+    assert (answer.status_code, answer.json["code"]) == (405, "method_not_allowed")
+    assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
+    assert "GET, HEAD, OPTIONS" in answer.json["detail"]
+
+
+def test_what_flask_refuses_by_itself_is_a_bad_request(client):
+    answer = client.get("/aborted")
+    assert (answer.status_code, answer.json["code"]) == (400, "bad_request")
+
+
+def test_a_redirect_is_no_error(client):
+    assert client.get("/moved").status_code == 302
+
+
+def test_every_answer_has_the_common_headers_and_an_answers_own_come_first(client):
+    for path in ("/fine", "/refused", "/mistake", "/nothing", "/moved"):
+        answer = client.get(path)
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Request-Id"]
+        caching = "max-age=5" if path == "/fine" else "no-store"
+        assert answer.headers["Cache-Control"] == caching
+
+
+def test_the_rate_goes_with_the_answer_where_it_is_known(client):
+    assert client.get("/fine").headers["RateLimit"] == '"requests";r=1;t=2'
+    assert "RateLimit" not in client.get("/nothing").headers
