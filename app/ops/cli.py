@@ -24,7 +24,7 @@ from app.config import Rate
 from app.errors import ApiError
 from app.ops.sweep import sweep
 from app.records import usage
-from app.records.client import redis_errors
+from app.records.client import redis_errors, run_script
 from app.records.keys import (
     LONGEST_KEY,
     PREFIX,
@@ -181,8 +181,7 @@ def _add(digest: str, record: Mapping[str, str] | Mapping[bytes, bytes]) -> bool
     script = """if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV)) return 1"""
     fields = [each for pair in record.items() for each in pair]
-    redis = _service().redis
-    return bool(redis.execute_command("EVAL", script, 1, PREFIX + digest, *fields))
+    return bool(run_script(_service().redis, script, [PREFIX + digest], *fields))
 
 
 def _tell_new(key: str, digest: str, *, as_json: bool, shown: bool) -> None:

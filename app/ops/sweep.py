@@ -84,7 +84,7 @@ class Sweeper(threading.Thread):
             time.sleep(self._interval)
             try:
                 with redis_errors():
-                    mine = journal.turn(self._redis, int(self._interval) - 1)
+                    mine = journal.claim_turn(self._redis, int(self._interval) - 1)
                 if mine:
                     self._tell(sweep(self._redis, self._store))
             except ApiError as error:

@@ -4,13 +4,14 @@ Also the one place that says which failures of Redis mean "come back later".
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import ConstantBackoff
+from redis.client import Pipeline
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
@@ -53,6 +54,17 @@ def redis_errors() -> Iterator[None]:
         yield
     except (RedisError, RedisClusterException, OSError, ValueError) as error:
         raise unavailable("redis_unavailable", f"{type(error).__name__}: {error}") from error
+
+
+def run_script(
+    redis: Redis | Pipeline, script: str, keys: Sequence[str], *args: str | bytes | float
+) -> Any:
+    """Run a Lua script, whose keys share a hash slot; on a pipeline, queue it.
+
+    Not redis-py's ``eval``: the pipeline of a Cluster has none.
+    """
+    command: Any = redis.execute_command
+    return command("EVAL", script, len(keys), *keys, *args)
 
 
 def _options(config: Config) -> dict[str, Any]:

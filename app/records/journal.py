@@ -21,6 +21,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from app.errors import ApiError
+from app.records.client import run_script
 
 PENDING_SECONDS = 60
 """How long a name may be under way before the sweep takes it."""
@@ -145,10 +146,7 @@ class Entry:
         return self._eval(pipe, _ABORT, self.name, _KEEP_SECONDS, int(bool(self.object_key)))
 
     def _eval(self, pipe: Pipeline | Redis, script: str, *args: str | int) -> Any:
-        keys = self._keys
-        # not eval(): a Cluster pipeline has none
-        command: Any = pipe.execute_command
-        return command("EVAL", script, len(keys), *keys, *args)
+        return run_script(pipe, script, self._keys, *args)
 
 
 def replay(answer: bytes) -> Result | None:
@@ -187,7 +185,7 @@ def claim(redis: Redis, most: int = 100) -> Iterator[tuple[str, str, int]]:
 
 
 def _claim(redis: Redis, keys: tuple[str, str], most: int, told: int) -> Any:
-    return redis.eval(_CLAIM, 2, *keys, PENDING_SECONDS, _KEEP_SECONDS, most, told)
+    return run_script(redis, _CLAIM, keys, PENDING_SECONDS, _KEEP_SECONDS, most, told)
 
 
 def forget(redis: Redis, shard: str, name: str) -> None:
@@ -195,6 +193,6 @@ def forget(redis: Redis, shard: str, name: str) -> None:
     redis.zrem(f"sweeping:{{{shard}}}", name)
 
 
-def turn(redis: Redis, seconds: int) -> bool:
+def claim_turn(redis: Redis, seconds: int) -> bool:
     """Whether this process sweeps now: one of all does in ``seconds``."""
     return bool(redis.set("sweep:turn", b"1", nx=True, ex=max(1, seconds)))

@@ -15,6 +15,7 @@ from redis.client import Pipeline
 
 from app.config import Rate
 from app.errors import ApiError
+from app.records.client import run_script
 
 _SUB_WINDOWS = 60
 
@@ -97,8 +98,7 @@ def count(pipe: Pipeline, key_id: str, rate: Rate, *, cost: int = 1) -> None:
     """Queue the count of one request (``cost=0``: only look) on a pipeline."""
     window = rate.period * 1000
     width = max(1, window // _SUB_WINDOWS)
-    # not eval(): a Cluster pipeline has none
-    pipe.execute_command("EVAL", _COUNT, 1, f"ratelimit:{key_id}", rate.limit, window, width, cost)
+    run_script(pipe, _COUNT, [f"ratelimit:{key_id}"], rate.limit, window, width, cost)
 
 
 def state(rate: Rate, answer: list[int]) -> RateState:

@@ -9,6 +9,8 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 
+from app.records.client import run_script
+
 KEEP_SECONDS = 90 * 86400
 _TOUCH_SECONDS = 60
 _MOST_REMEMBERED = 10_000
@@ -57,7 +59,7 @@ class Usage:
         if self._due(digest):
             earlier = now - timedelta(seconds=_TOUCH_SECONDS)
             times = (f"{each:%Y-%m-%dT%H:%M:%SZ}" for each in (now, earlier))
-            pipe.execute_command("EVAL", _TOUCH, 1, f"apikey:{digest}", *times)
+            run_script(pipe, _TOUCH, [f"apikey:{digest}"], *times)
 
     def _due(self, digest: str) -> bool:
         """At most once a minute and key in this process."""

@@ -146,8 +146,8 @@ def test_all_keys_of_an_upload_share_a_hash_slot():
 
 
 def test_only_one_process_sweeps_in_a_turn(redis):
-    assert journal.turn(redis, 20)
-    assert not journal.turn(redis, 20)
+    assert journal.claim_turn(redis, 20)
+    assert not journal.claim_turn(redis, 20)
 
 
 def test_a_result_dumps_to_the_same_json_each_time():
