@@ -25,7 +25,7 @@ from PIL import Image, _webp  # the plugin would build an image of each frame
 from app.errors import ApiError, unavailable
 from app.image import gif, jpeg, png, webp
 from app.image.foreign import unsupported
-from app.image.info import Cut, ImageInfo, check_time, damaged
+from app.image.info import Cut, ImageInfo, check_pixels, check_time, damaged
 
 __all__ = ["ImageInfo", "ImageInspector", "decode", "walk"]
 
@@ -84,10 +84,22 @@ class ImageInspector:
                 with self._slot(_cost(view, info), deadline):
                     decode(view, info, deadline)
         except Cut as cut:
-            if self._decodes and (share := _share(view, cut.kind)) is not None:
+            if self._decodes and (share := self._share(view, cut.kind, deadline)) is not None:
                 raise Cut(cut.kind, share) from None
             raise
         return info
+
+    def _share(self, view: memoryview, kind: str, deadline: float | None) -> float | None:
+        """How much of a cut picture is there, 0 to 1, where a slot is free to find out.
+
+        Only a nicer sentence is at stake: nothing waits for it, and nothing fails by it.
+        """
+        with suppress(Exception), self._slot(_SHARE_PIXELS, -math.inf):
+            if kind == "JPEG":
+                return _jpeg_share(view, self._max_pixels)
+            if kind == "PNG":
+                return png.share(view, self._max_pixels, _or_never(deadline))
+        return None
 
     @contextmanager
     def _slot(self, pixels: int, deadline: float | None) -> Iterator[None]:
@@ -158,13 +170,17 @@ def decode(
     """
     with memoryview(data) as view:
         try:
-            _DECODERS[info.format](view, info, math.inf if deadline is None else deadline)
+            _DECODERS[info.format](view, info, _or_never(deadline))
         except (ApiError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise many kinds
             kind = "WebP" if info.format == "WEBP" else info.format
             reason = "its coded data cannot be decoded"
             raise damaged(kind, reason, cause=repr(error)) from None
+
+
+def _or_never(deadline: float | None) -> float:
+    return math.inf if deadline is None else deadline
 
 
 def _cost(view: memoryview, info: ImageInfo) -> int:
@@ -179,15 +195,8 @@ def _cost(view: memoryview, info: ImageInfo) -> int:
     return max(info.width * info.height * info.frames, need // _BYTES_PER_PIXEL)
 
 
-def _share(view: memoryview, kind: str) -> float | None:
-    """How much of a cut picture is there, 0 to 1, where that can be told cheaply."""
-    with suppress(Exception):  # only a nicer sentence is at stake
-        if kind == "JPEG":
-            return _jpeg_share(view)
-        if kind == "PNG":
-            return png.share(view)
-    return None
-
+_SHARE_PIXELS = 10_000_000
+"""What it takes from the budget to say how much of a cut picture is there, rather much."""
 
 _MAX_COEFFICIENTS = 150_000_000
 """Of a picture in several scans libjpeg holds all coefficients, two bytes each. Above this many
@@ -254,9 +263,10 @@ def _pillow_jpeg(data: bytes | bytearray | memoryview, frame: jpeg.Frame) -> Ima
     return Image.frombytes(mode, size, data, "jpeg", raw, "", 8, 0)
 
 
-def _jpeg_share(view: memoryview) -> float | None:
+def _jpeg_share(view: memoryview, max_pixels: int) -> float | None:
     """The share of the rows that differ from the flat grey with which libjpeg fills the rest."""
     frame, whole = jpeg.plan(view)
+    check_pixels(frame.width, frame.height, 1, max_pixels)
     if whole:
         return None  # every scan covers all rows
     image = _pillow_jpeg(bytes(view) + b"\xff\xd9", frame).convert("L")

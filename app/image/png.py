@@ -4,7 +4,6 @@ Chunks and their checksums up to IEND; then the image data is inflated and its r
 which needs no decoder and no picture in memory. Text and profiles are never inflated.
 """
 
-import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -198,7 +197,9 @@ _PIECE = 1 << 16
 _INFLATED = 1 << 18
 _FILTERS = bytes(range(5))
 _SHARE_BYTES = 100_000_000
-"""More than so many bytes are not inflated only to say how much of a cut PNG is there."""
+"""Larger pictures are not inflated only to say how much of a cut PNG is there."""
+
+_HEADER_BEGINS = _CHUNK_HEAD.pack(13, b"IHDR")
 
 
 class _Rows:
@@ -278,15 +279,24 @@ def decode(view: memoryview, info: ImageInfo, deadline: float) -> None:
     rows.finish()
 
 
-def share(view: memoryview) -> float | None:
-    """The share of the image data that a cut PNG still holds."""
+def share(view: memoryview, max_pixels: int, deadline: float) -> float | None:
+    """The share of the image data that a cut PNG still holds; None where that is costly to say.
+
+    Raises ApiError where the header is not one that is accepted.
+    """
+    if len(view) < 33 or bytes(view[8:16]) != _HEADER_BEGINS:
+        return None
     header = Header.read(view[16:29])
-    rows = _Rows(header.passes(header.width, header.height), math.inf)
+    check_pixels(header.width, header.height, 1, max_pixels)
+    rows = _Rows(header.passes(header.width, header.height), deadline)
     total = rows.missing
+    if total > _SHARE_BYTES:
+        return None
     pos = 33
-    while pos + 8 < len(view) and total - rows.missing < _SHARE_BYTES:
-        length, kind = struct.unpack_from(">I4s", view, pos)
+    while pos + 8 < len(view) and rows.missing:
+        check_time(deadline)
+        length, kind = _CHUNK_HEAD.unpack_from(view, pos)
         if kind == b"IDAT":
             rows.feed(view[pos + 8 : pos + 8 + length])
         pos += 12 + length
-    return 1 - rows.missing / total if total - rows.missing < _SHARE_BYTES else None
+    return 1 - rows.missing / total

@@ -361,6 +361,16 @@ def png_pieces_behind_the_end(pieces: int) -> bytes:
     return start + chunk(b"IDAT", bytes(12)) * pieces + chunk(b"IEND")
 
 
+def png_cut(megabytes: int, side: int, announced: int = 13) -> bytes:
+    """A cut PNG of ``side`` x ``side`` that says of its header that it has ``announced`` bytes.
+
+    Its image data inflates to so many megabytes, a thousandth of which it takes.
+    """
+    start = bytearray(SIGNATURE + header(side, side))
+    struct.pack_into(">I", start, len(SIGNATURE), announced)
+    return bytes(start) + chunk(b"IDAT", _bomb(megabytes << 20))
+
+
 def packed_rows(width: int, height: int, *, bits: int, interlaced: bool) -> bytes:
     """The zlib stream of black rows, as small as it gets."""
     packer = zlib.compressobj(9)

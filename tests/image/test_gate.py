@@ -26,6 +26,7 @@ from tests.image.corpus import (
     odd_headers,
     packed_rows,
     png,
+    png_cut,
     png_of,
     png_pieces_behind_the_end,
     segment,
@@ -337,6 +338,26 @@ def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_a
     path = tmp_path / "picture"
     path.write_bytes(png_pieces_behind_the_end(655_000))
     assert "rows of the picture are missing" in measure("inspect", path, 1, seconds=20)["error"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png_cut(12_000, 2**31 - 1, announced=2**31), png_cut(12_000, 2**31 - 1)],
+    ids=["its header has no end", "its header is whole"],
+)
+def test_nothing_is_inflated_to_say_how_much_of_a_huge_cut_png_is_there(data, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    assert measure("inspect", path, 1, seconds=4)["error"]
+
+
+def test_while_all_slots_are_taken_a_cut_picture_is_refused_at_once():
+    gate = inspector(decode_wait=600)
+    data = encode(photo(640, 480), "PNG")
+    with decoding(gate), pytest.raises(ApiError) as caught:
+        gate.inspect(data[: len(data) // 2])
+    assert caught.value.code == "corrupt_image"
+    assert "%" not in caught.value.detail
 
 
 def test_a_progressive_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded():
