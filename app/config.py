@@ -132,6 +132,16 @@ def _endpoint(value: str) -> str:
     return f"{url.scheme}://{url.netloc}"
 
 
+def _public_url(value: str) -> str:
+    """An address with or without a path; keys follow behind a slash."""
+    address = value.rstrip("/")
+    url = urlsplit(address)
+    _endpoint(f"{url.scheme}://{url.netloc}")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*", url.path) or {*"?#"} & {*value}:
+        raise ValueError
+    return address
+
+
 def _bucket(value: str) -> str:
     label = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
     if not 3 <= len(value) <= 63 or not re.fullmatch(rf"{label}(\.{label})*", value):
@@ -283,6 +293,13 @@ class Config:
     )
     sweep_interval: float = _setting(
         "SWEEP_INTERVAL", 20.0, _seconds(0, 3600), "seconds between sweeps, 0 for none", "20"
+    )
+    public_url: str | None = _setting(
+        "PUBLIC_URL",
+        None,
+        _public_url,
+        "address under which the bucket's objects are served, without a query",
+        "https://assets.example.org",
     )
     cors_origins: tuple[str, ...] = _setting(
         "CORS_ORIGINS",

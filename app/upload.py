@@ -286,6 +286,8 @@ def _answer(result: Result) -> Response:
             "frames": result.frames,
             "sha256": result.sha256,
         }
+        if public_url := _service().config.public_url:
+            data["url"] = f"{public_url}/{result.key}"
     answer = jsonify(data=data)
     if representation:
         answer.headers["Preference-Applied"] = "return=representation"

@@ -183,6 +183,37 @@ def test_origins_are_exact(origins):
     assert "CORS_ORIGINS" in mistakes(CORS_ORIGINS=origins)
 
 
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("https://assets.example.org", "https://assets.example.org"),
+        ("https://assets.example.org/", "https://assets.example.org"),
+        ("http://[::1]:8080/a/b-c", "http://[::1]:8080/a/b-c"),
+    ],
+)
+def test_a_public_address_may_have_a_path(value, address):
+    assert Config.from_env({"PUBLIC_URL": value}).public_url == address
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "assets.example.org",
+        "javascript://x",
+        "https://",
+        "https://user:secret@host",
+        "https://host/?a=b",
+        "https://host/#",
+        "https://host/a b",
+        'https://host/"',
+        "https://host//a",
+        "/assets",
+    ],
+)
+def test_what_no_key_could_follow_is_no_public_address(value):
+    assert "PUBLIC_URL" in mistakes(PUBLIC_URL=value)
+
+
 def test_several_origins_are_separated_by_commas():
     config = Config.from_env({"CORS_ORIGINS": "https://a.example, http://b.example:8080"})
     assert config.cors_origins == ("https://a.example", "http://b.example:8080")

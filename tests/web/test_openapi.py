@@ -32,7 +32,8 @@ class Site:
     def __init__(self):
         self.redis, self.store = FakeRedis(), MemoryStore()
         self.redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": ROLE})
-        self.app = create_app(Config(log_format="json"), redis=self.redis, store=self.store)
+        config = Config(log_format="json", public_url="https://assets.example.org")
+        self.app = create_app(config, redis=self.redis, store=self.store)
         self.service = self.app.extensions["uploader"]
         self.client = self.app.test_client()
 
@@ -275,7 +276,9 @@ def test_the_answers_of_an_upload_are_the_examples_in_form(site):
     answer = site.upload()
     assert answer.json["data"].keys() == shown["stored"]["value"]["data"].keys()
     answer = site.upload(Prefer="return=representation")
-    assert answer.json["data"].keys() == shown["representation"]["value"]["data"].keys()
+    data = answer.json["data"]
+    assert data.keys() == shown["representation"]["value"]["data"].keys()
+    assert data["url"] == f"https://assets.example.org/{data['key']}"
 
 
 def test_the_other_answers_are_the_examples_in_form(site):
