@@ -43,19 +43,19 @@ class MemoryStore:
 
     What is set here is raised: ``down`` by whoever asks whether the store is there, ``failure``
     instead of a put, ``undeletable`` instead of a delete. ``during`` is called once, in the
-    next put.
+    next put; ``cause`` is what the store lacks for people who look.
     """
 
     def __init__(self):
         self.objects = {}
-        self.down = self.failure = self.undeletable = self.during = None
+        self.down = self.failure = self.undeletable = self.during = self.cause = None
 
     def ensure_open(self):
         if self.down:
             raise self.down
 
     def check(self):
-        return None
+        return self.cause
 
     def put(self, image, deadline):
         during, self.during = self.during, None

@@ -47,7 +47,6 @@ from gunicorn.workers import gthread
 
 from app import errors
 from app.errors import ApiError, too_slow, unavailable
-from app.ops import health
 
 HEAD_BYTES = 32 * 1024
 """The longest head of a request: nginx takes no longer one either."""
@@ -232,8 +231,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM and a reload: finish what is in flight, and say so in /readyz."""
-        health.draining.set()
         if self.booted:
+            self.wsgi.extensions["readiness"].draining = True
             super().handle_exit(sig, frame)
         else:
             self.alive = False  # its event loop has yet to begin

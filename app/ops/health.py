@@ -15,10 +15,6 @@ from app.store.bucket import ImageStore
 
 blueprint = Blueprint("health", __name__)
 
-draining = threading.Event()
-"""Set when this process was told to end: it finishes its requests but wants no more."""
-
-_SECONDS = 1.8
 _CACHED_SECONDS = 1.0
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AuthenticationError, "authentication failed"),
@@ -41,17 +37,31 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 def readyz() -> Response:
     """200 when uploads can succeed, else 503, with the cause of each part."""
-    checks = cast(Readiness, current_app.extensions["readiness"]).checks()
-    ready = not draining.is_set() and set(checks.values()) == {"ok"}
+    readiness = cast(Readiness, current_app.extensions["readiness"])
+    checks = readiness.checks()
+    ready = not readiness.draining and set(checks.values()) == {"ok"}
     answer = jsonify(status="ready" if ready else "unavailable", checks=checks)
     answer.status_code = 200 if ready else 503
     return answer
 
 
 class Readiness:
-    """Asks Redis and the store side by side, at most once a second."""
+    """Asks Redis and the store side by side, at most once a second.
 
-    def __init__(self, redis: Redis, store: ImageStore) -> None:
+    ``draining`` is set by the worker when this process is to end: it finishes
+    its requests but wants no more. ``seconds`` bounds the answer.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        store: ImageStore,
+        *,
+        seconds: float = 1.8,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.draining = False
+        self._seconds, self._clock = seconds, clock
         self._asks: dict[str, Callable[[], str | None]] = {
             "redis": partial(_redis, redis),
             "storage": store.check,
@@ -65,15 +75,15 @@ class Readiness:
     def checks(self) -> dict[str, str]:
         """``ok`` or the cause, for ``redis`` and ``storage``, within two seconds."""
         with self._lock:
-            if time.monotonic() >= self._until:
+            if self._clock() >= self._until:
                 asked = {name: self._threads[name].submit(ask) for name, ask in self._asks.items()}
-                wait_for(asked.values(), timeout=_SECONDS)
-                self._checks = {name: _told(answer) for name, answer in asked.items()}
-                self._until = time.monotonic() + _CACHED_SECONDS
+                wait_for(asked.values(), timeout=self._seconds)
+                self._checks = {name: _outcome(answer) for name, answer in asked.items()}
+                self._until = self._clock() + _CACHED_SECONDS
             return self._checks
 
 
-def _told(answer: "Future[str | None]") -> str:
+def _outcome(answer: "Future[str | None]") -> str:
     if not answer.done():
         answer.cancel()
         return "timeout"

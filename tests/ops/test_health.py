@@ -1,0 +1,114 @@
+"""Alive and ready, and the causes that an operator reads."""
+
+import threading
+
+import pytest
+from flask import Flask
+from redis import exceptions
+
+from app.ops import health
+from app.ops.health import Readiness
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def readiness(redis, store, clock):
+    return Readiness(redis, store, clock=clock)
+
+
+@pytest.fixture
+def client(readiness):
+    app = Flask(__name__)
+    app.register_blueprint(health.blueprint)
+    app.extensions["readiness"] = readiness
+    return app.test_client()
+
+
+def test_a_process_that_lives_says_so_whatever_the_rest_does(client, server):
+    server.connected = False
+    answer = client.get("/healthz")
+    assert (answer.status_code, answer.json) == (200, {"status": "ok"})
+
+
+def test_with_redis_and_the_store_uploads_can_succeed(client):
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json == {"status": "ready", "checks": {"redis": "ok", "storage": "ok"}}
+
+
+def test_what_the_store_lacks_is_named(client, store):
+    store.cause = "no such bucket"
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json == {
+        "status": "unavailable",
+        "checks": {"redis": "ok", "storage": "no such bucket"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (exceptions.AuthenticationError("x"), "authentication failed"),
+        (exceptions.NoPermissionError("x"), "no permission"),
+        (exceptions.ReadOnlyError("x"), "read-only"),
+        (exceptions.OutOfMemoryError("x"), "out of memory"),
+        (exceptions.BusyLoadingError("x"), "loading"),
+        (exceptions.TimeoutError("x"), "timeout"),
+        (exceptions.ConnectionError("secret-host refused"), "connection refused or broken"),
+        (ValueError("x"), "ValueError"),
+    ],
+)
+def test_why_redis_cannot_be_written_is_named_without_its_address(redis, store, error, cause):
+    def fail(*_, **__):
+        raise error
+
+    redis.set = fail
+    assert Readiness(redis, store).checks() == {"redis": cause, "storage": "ok"}
+
+
+def test_a_check_that_fails_by_mistake_is_a_cause_too(redis, store):
+    store.check = lambda: {}["mistake"]
+    assert Readiness(redis, store).checks()["storage"] == "KeyError"
+
+
+def test_what_hangs_is_a_timeout_and_keeps_the_other_from_nothing(redis, store):
+    hung = threading.Event()
+    store.check = lambda: hung.wait(10) and None
+    assert Readiness(redis, store, seconds=0.05).checks() == {"redis": "ok", "storage": "timeout"}
+    hung.set()
+
+
+def test_redis_and_the_store_are_asked_once_a_second(redis, store, clock):
+    asked = []
+    store.check = lambda: asked.append("storage")
+    readiness = Readiness(redis, store, clock=clock)
+    readiness.checks(), readiness.checks()
+    assert len(asked) == 1
+    clock.now += 1.0
+    readiness.checks()
+    assert len(asked) == 2
+
+
+def test_a_process_that_ends_is_not_ready_and_still_alive(client, readiness):
+    readiness.draining = True
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json["status"]) == (503, "unavailable")
+    assert answer.json["checks"] == {"redis": "ok", "storage": "ok"}
+    assert client.get("/healthz").status_code == 200
+
+
+def test_looking_leaves_nothing_in_redis_for_long(readiness, redis):
+    readiness.checks()
+    assert 0 < redis.pttl("ready:check") <= 1000
