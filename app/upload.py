@@ -22,7 +22,7 @@ from app.records.client import redis_errors
 from app.records.journal import Entry, Result
 from app.records.keys import ApiKey
 from app.service import Service
-from app.store.bucket import StoredObject, Unknown, encode_filename
+from app.store.bucket import OutcomeUnknown, StoredObject, encode_filename
 from app.web import digest, idempotency
 
 ROLE = "uploader"
@@ -249,7 +249,7 @@ def _store(
             StoredObject(result.key, form.image, result.content_type, result.sha256, metadata),
             deadline,
         )
-    except Unknown as error:
+    except OutcomeUnknown as error:
         raise unavailable("storage_unavailable", str(error)) from error
     except ApiError:
         entry.object_key = None  # the store has certainly no such object

@@ -386,7 +386,7 @@ def test_a_store_that_refuses_is_503_and_leaves_nothing(client, redis, store):
 
 
 def test_a_put_of_unknown_result_is_deleted_and_left_to_the_sweep(client, redis, store):
-    store.failure = bucket.Unknown("connection broken")
+    store.failure = bucket.OutcomeUnknown("connection broken")
     assert_problem(send(client), 503, "storage_unavailable")
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import time
 import uuid
@@ -24,7 +25,8 @@ from app.records import journal, ratelimit
 from app.records.client import redis_errors
 from app.records.journal import Entry, Result
 from app.service import Service
-from app.store.bucket import ImageStore, StoredObject, Unknown
+from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject
+from app.store.causes import StoreError
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 _COLOURS = {OK: "green", WARNING: "yellow", FAILED: "red"}
@@ -239,7 +241,7 @@ def _write(store: ImageStore) -> Finding:
     try:
         store.put(probe, time.monotonic() + 10)
         there = store.delete(probe.key)
-    except (ApiError, Unknown) as error:
+    except (ApiError, OutcomeUnknown) as error:
         cause = getattr(error, "cause", None) or str(error)
         left = _try(lambda: store.delete(probe.key))
         hint = _store_hint(cause) + ("" if left is not None else f" Delete {probe.key} by hand.")
@@ -258,7 +260,7 @@ def _try(action: Callable[[], Any]) -> Any:
 
 
 def _clock(store: ImageStore) -> Finding:
-    answer = store.as_anyone("HEAD")
+    answer = store.client.as_anyone("HEAD")
     told = answer.headers.get("Date") if answer is not None else None
     if told is None:
         return Finding("clock", WARNING, "the store does not tell the time")
@@ -272,14 +274,14 @@ def _clock(store: ImageStore) -> Finding:
 
 def _public(store: ImageStore) -> Iterator[Finding]:
     """What somebody without credentials may do."""
-    listing = store.as_anyone("GET")
+    listing = store.client.as_anyone("GET")
     if listing is not None and listing.status == 200:
         hint = "Forbid it in the bucket's policy: names of unpublished pictures can be read."
         yield Finding("public listing", FAILED, "anyone may list the bucket", hint)
     else:
         yield Finding("public listing", OK, "refused")
     probe = _probe()
-    written = store.as_anyone("PUT", probe.key, b"doctor")
+    written = store.client.as_anyone("PUT", probe.key, b"doctor")
     if written is not None and written.status == 200:
         _try(lambda: store.delete(probe.key))
         hint = "Forbid it in the bucket's policy."
@@ -289,8 +291,18 @@ def _public(store: ImageStore) -> Iterator[Finding]:
 
 
 def _versions(store: ImageStore) -> Finding:
-    state = store.versioning()
+    state = _versioning(store)
     if state == "Enabled":
         hint = "Deleted objects stay as versions: let a lifecycle rule end them."
         return Finding("store versioning", WARNING, "on", hint)
     return Finding("store versioning", OK, state or "cannot be asked")
+
+
+def _versioning(store: ImageStore) -> str | None:
+    """``Enabled``, ``Suspended`` or ``Off``; None when the store does not say."""
+    try:
+        answer = store.client.ask("GET", query="versioning=")
+    except StoreError:
+        return None
+    found = re.search(rb"<Status>(Enabled|Suspended)</Status>", answer.body)
+    return found[1].decode() if found else "Off"

@@ -1,10 +1,14 @@
+import hashlib
+import time
 from urllib.parse import unquote
 
 import pytest
 
 from app.config import Config
 from app.errors import ApiError
-from app.store.bucket import Breaker, ImageStore, encode_filename
+from app.store.breaker import Breaker
+from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject, encode_filename
+from tests.system.stand_ins import LoginPage, Store, s3_error
 
 
 class Clock:
@@ -14,83 +18,176 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def clock():
-    return Clock()
+def image(data=b"a picture"):
+    digest = hashlib.sha256(data).hexdigest()
+    metadata = {"sha256": digest}
+    return StoredObject("uploads/x.png", memoryview(data), "image/png", digest, metadata)
+
+
+def soon(seconds=20):
+    return time.monotonic() + seconds
+
+
+def connected(server):
+    return ImageStore(Config.from_env(server.settings()))
+
+
+def refused(store, seconds=20):
+    """What a PUT that certainly left nothing says."""
+    with pytest.raises(ApiError) as refusal:
+        store.put(image(), soon(seconds))
+    return refusal.value.code, refusal.value.cause
 
 
 @pytest.fixture
-def breaker(clock):
-    return Breaker(clock)
+def server():
+    with Store() as server:
+        yield server
 
 
-def test_a_store_that_was_never_seen_is_looked_at_first(breaker):
-    assert not breaker.fresh()
-    assert not breaker.open
+def test_what_is_put_is_there_byte_for_byte(server):
+    connected(server).put(image(), soon())
+    assert server.objects["uploads/x.png"][0] == b"a picture"
 
 
-def test_a_store_that_just_worked_is_not_looked_at(breaker, clock):
-    breaker.succeeded()
-    assert breaker.fresh()
-    clock.now += 11
-    assert not breaker.fresh()
+def test_only_the_first_object_of_a_process_is_looked_at(server):
+    store = connected(server)
+    for _ in range(3):
+        store.put(image(), soon())
+    assert (server.count("PUT"), server.count("HEAD")) == (3, 1)
 
 
-def test_three_failures_in_a_row_open_the_breaker(breaker):
-    breaker.succeeded()
-    for opened in (False, False, True):
-        breaker.failed("timeout")
-        assert breaker.open is opened
-    assert breaker.cause == "timeout"
+def test_a_store_that_echoes_no_checksum_is_believed_for_the_md5(server):
+    server.echoes_checksum = False
+    store = connected(server)
+    for _ in range(3):
+        store.put(image(), soon())
+    assert (server.count("PUT"), server.count("HEAD")) == (3, 1)
 
 
-def test_a_success_between_failures_keeps_it_closed(breaker):
+def test_an_etag_that_is_no_md5_is_looked_at_each_time(server):
+    """Of a store that encrypts, for example: its word alone is not enough."""
+
+    def answer(method, key, headers, body):
+        if method != "PUT":
+            return None
+        server._put(key, headers, body)
+        return 200, {"ETag": '"0123456789abcdef0123456789abcdef"'}, b""
+
+    server.refuse = answer
+    store = connected(server)
+    for _ in range(3):
+        store.put(image(), soon())
+    assert (server.count("PUT"), server.count("HEAD")) == (3, 3)
+
+
+def test_a_login_page_is_no_store():
+    with LoginPage() as server:
+        store = connected(server)
+        assert store.check() == "not an answer of an S3 store"
+        with pytest.raises(OutcomeUnknown, match="not an answer of an S3 store"):
+            store.put(image(), soon())
+        with pytest.raises(ApiError):
+            store.ensure_open()
+
+
+def test_a_store_that_forgets_what_it_took_is_found_out(server):
+    def forget(method, key, headers, body):
+        answer = server._put(key, headers, body) if method == "PUT" else None
+        server.objects.clear()
+        return answer
+
+    server.refuse = forget
+    with pytest.raises(OutcomeUnknown):
+        connected(server).put(image(), soon())
+
+
+def test_another_checksum_than_the_one_sent_is_no_success(server):
+    store = connected(server)
+    store.put(image(), soon())
+    wrong = {"x-amz-checksum-sha256": "x", "ETag": '"x"'}
+    server.refuse = lambda method, *_: (200, wrong, b"") if method == "PUT" else None
+    server.objects.clear()
+    with pytest.raises(OutcomeUnknown):
+        store.put(image(), soon())
+
+
+TOO_LARGE = (413, {"Content-Type": "text/html"}, b"<h1>413 Request Entity Too Large</h1>")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "cause"),
+    [
+        (TOO_LARGE, "object refused: too large for a proxy in between"),
+        (s3_error(400, "EntityTooLarge"), "object refused: too large for the store"),
+        (s3_error(400, "InvalidArgument"), "object refused: InvalidArgument"),
+        (s3_error(400, "XMinioAdminBucketQuotaExceeded"), "quota used up"),
+        (s3_error(403, "QuotaExceeded"), "quota used up"),
+    ],
+    ids=["proxy", "store", "argument", "quota", "quota of another"],
+)
+def test_a_refused_object_is_503_once_and_others_are_stored(server, refusal, cause, caplog):
+    store = connected(server)
+    server.refuse = lambda method, *_: refusal if method == "PUT" else None
     for _ in range(5):
-        breaker.failed("timeout")
-        breaker.succeeded()
-    assert not breaker.open
+        store.ensure_open()
+        assert refused(store) == ("storage_unavailable", cause)
+    assert server.count("PUT") == 5, "what was understood and refused is not tried again"
+    assert {record.levelname for record in caplog.records} == {"CRITICAL"}
+    server.refuse = lambda *_: None
+    store.ensure_open()
+    store.put(image(), soon())
 
 
-def test_one_request_in_two_seconds_may_probe(breaker, clock):
+@pytest.mark.parametrize(
+    "refusal", [s3_error(403, "AccessDenied"), s3_error(503, "SlowDown")], ids=["setup", "passing"]
+)
+def test_what_every_put_would_get_opens_the_breaker(server, refusal):
+    store = connected(server)
+    server.refuse = lambda method, *_: refusal if method == "PUT" else None
     for _ in range(3):
-        breaker.failed("timeout")
-    assert not breaker.may_probe()
-    clock.now += 2
-    assert [breaker.may_probe() for _ in range(3)] == [True, False, False]
+        store.ensure_open()
+        with pytest.raises((ApiError, OutcomeUnknown)):
+            store.put(image(), soon())
+    with pytest.raises(ApiError) as closed:
+        store.ensure_open()
+    assert closed.value.cause.startswith("known to be down: ")
 
 
-def test_a_success_closes_the_breaker(breaker):
-    for _ in range(3):
-        breaker.failed("timeout")
-    breaker.succeeded()
-    assert breaker.fresh()
+def test_a_put_that_has_no_time_left_is_not_sent_and_is_not_the_stores_fault(server):
+    store = connected(server)
+    store.put(image(), soon())
+    for _ in range(5):
+        assert refused(store, seconds=0.5) == ("overloaded", "no time is left to store it")
+    assert server.count("PUT") == 1
+    assert store.breaker.fresh()
 
 
-def test_failures_are_forgotten_after_a_minute_without_another(breaker, clock):
-    for _ in range(3):
-        breaker.failed("timeout")
-    clock.now += 59
-    assert breaker.open
-    clock.now += 1
-    assert not breaker.open
-
-
-class StoreThatAnswers(ImageStore):
-    """A store whose bucket is there."""
-
-    def check(self):
+def test_a_put_that_runs_out_of_its_upload_s_time_is_not_the_stores_fault(server):
+    def slowly(method, *_):
+        if method == "PUT":
+            time.sleep(1.3)
+            return s3_error(503, "SlowDown")
         return None
 
+    server.refuse = slowly
+    store = connected(server)
+    for _ in range(3):
+        with pytest.raises((ApiError, OutcomeUnknown)):
+            store.put(image(), soon(1.1))
+    assert not store.breaker.open
 
-def test_a_store_that_answers_and_cannot_be_written_is_refused_before_the_body(clock):
-    store = StoreThatAnswers(Config())
+
+def test_a_store_that_answers_and_cannot_be_written_is_refused_before_the_body(server):
+    clock = Clock()
+    store = connected(server)
     store.breaker = Breaker(clock)
     for _ in range(3):
         store.ensure_open()
         store.breaker.failed("disk full")
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(ApiError) as refusal:
         store.ensure_open()
-    assert refused.value.code == "storage_unavailable"
+    assert refusal.value.code == "storage_unavailable"
     clock.now += 2
     store.ensure_open()  # the probe, which is to put
 

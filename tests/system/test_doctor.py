@@ -103,7 +103,11 @@ def test_a_redis_user_who_may_not_do_all_is_told(server, store, command):
     ("change", "cause", "word"),
     [
         ({"S3_ENDPOINT": NOWHERE}, "connection refused", "S3_ENDPOINT"),
-        ({"S3_SECRET_KEY": "wrong-secret"}, "access denied", "secret key"),
+        (
+            {"S3_SECRET_KEY": "wrong-secret"},
+            "wrong credentials: the secret key does not match",
+            "S3_SECRET_KEY",
+        ),
         ({"S3_BUCKET": "no-such-bucket"}, "no such bucket", "S3_BUCKET"),
     ],
     ids=["down", "credentials", "bucket"],

@@ -141,8 +141,8 @@ def test_a_put_whose_answer_is_lost_is_found_out(
     ("change", "cause"),
     [
         ({"S3_BUCKET": "no-such-bucket"}, "no such bucket"),
-        ({"S3_SECRET_KEY": "wrong"}, "access denied"),
-        ({"S3_ACCESS_KEY": "nobody"}, "access denied"),
+        ({"S3_SECRET_KEY": "wrong"}, "wrong credentials: the secret key does not match"),
+        ({"S3_ACCESS_KEY": "nobody"}, "wrong credentials: the access key is not known"),
     ],
     ids=["bucket", "secret", "access key"],
 )

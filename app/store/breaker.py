@@ -1,0 +1,64 @@
+"""What a process remembers of the store, so that uploads are refused before their bodies."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+_OPEN_AFTER = 3
+_COOL_DOWN = 2.0
+_SEEN_SECONDS = 10.0
+_FORGET_SECONDS = 60.0
+
+
+class Breaker:
+    """Remembers that the store is down, so that uploads are refused before their bodies.
+
+    Open after three failures in a row; then one request every two seconds may
+    probe. Closed by a success, or by a minute without another failure. State of
+    one process: the price of a wrong guess is one probe.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._next_probe = 0.0
+        self._seen = self._failed = -math.inf
+        self.cause = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether the store is taken to be down."""
+        return self._failures >= _OPEN_AFTER and self._clock() - self._failed < _FORGET_SECONDS
+
+    def fresh(self) -> bool:
+        """Whether the store was seen to work just now."""
+        return not self._failures and self._clock() - self._seen < _SEEN_SECONDS
+
+    def may_probe(self) -> bool:
+        """Whether this request shall find out if the store is back."""
+        with self._lock:
+            now = self._clock()
+            if now < self._next_probe:
+                return False
+            self._next_probe = now + _COOL_DOWN
+            return True
+
+    def failed(self, cause: str) -> None:
+        """Count a failure."""
+        with self._lock:
+            self._failures += 1
+            self._failed = self._clock()
+            self._next_probe = self._failed + _COOL_DOWN
+            self.cause = cause
+
+    def seen(self) -> None:
+        """The store answers; whether it can be written is another question."""
+        self._seen = self._clock()
+
+    def succeeded(self) -> None:
+        """Close again."""
+        with self._lock:
+            self._failures = 0
+            self._seen = self._clock()

@@ -1,0 +1,205 @@
+"""Why a request to the store failed: one cause for people, and what follows from it.
+
+The codes are those of the S3 API (its "Error responses") and what MinIO,
+Ceph, SeaweedFS and VersityGW answer beside them.
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+
+import urllib3
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+NO_STORE = "not an answer of an S3 store"
+_CODE = re.compile(rb"<Code>\s*([\w.-]{1,100})\s*</Code>")
+_REGION = re.compile(rb"<Region>\s*([\w-]{1,63})\s*</Region>")
+_OF_S3 = ("x-amz-request-id", "x-amz-id-2", "x-amz-bucket-region")
+_SKEW_SECONDS = 900  # what S3 allows between the clocks
+
+
+class Kind(Enum):
+    """What a failure says about the uploads that follow."""
+
+    PASSING = "the store cannot be used right now; it recovers by itself"
+    SETUP = "nothing can be stored until a person changes something"
+    ROOM = "some uploads cannot be stored until a person changes something; others can"
+    OBJECT = "this one object is refused; others are stored"
+
+
+class StoreError(Exception):
+    """A request failed; the text is the cause, without host names.
+
+    ``status`` and ``code`` are of the store's answer (0 and empty: there was
+    none). ``final``: trying again is of no use. ``never_written``: a PUT that
+    failed so has not written its object and never will.
+    """
+
+    def __init__(
+        self,
+        cause: str,
+        kind: Kind = Kind.PASSING,
+        *,
+        status: int = 0,
+        code: str = "",
+        final: bool = False,
+        never_written: bool = False,
+    ) -> None:
+        super().__init__(cause)
+        self.cause, self.kind = cause, kind
+        self.status, self.code = status, code
+        self.final, self.never_written = final, never_written
+        self.about_checksum = False
+
+    @property
+    def missing(self) -> bool:
+        """Whether an S3 store says that there is no such object."""
+        return self.status == 404 and self.cause != NO_STORE
+
+
+# For each code what is wrong, and how far it reaches. All of them need a person.
+_CODES: dict[str, tuple[str, Kind]] = {
+    "AccessDenied": ("access denied", Kind.SETUP),
+    "NoSuchBucket": ("no such bucket", Kind.SETUP),
+    "InvalidBucketName": ("no such bucket", Kind.SETUP),
+    "InvalidAccessKeyId": ("wrong credentials: the access key is not known", Kind.SETUP),
+    "SignatureDoesNotMatch": ("wrong credentials: the secret key does not match", Kind.SETUP),
+    "ExpiredToken": ("expired credentials", Kind.SETUP),
+    "ExpiredTokenException": ("expired credentials", Kind.SETUP),
+    "InvalidToken": ("expired credentials", Kind.SETUP),
+    "InvalidClientTokenId": ("wrong credentials: the access key is not known", Kind.SETUP),
+    "RequestTimeTooSkewed": ("clock skew", Kind.SETUP),
+    "RequestExpired": ("clock skew", Kind.SETUP),
+    "PermanentRedirect": ("wrong region", Kind.SETUP),
+    "AuthorizationHeaderMalformed": ("wrong region", Kind.SETUP),
+    "IllegalLocationConstraintException": ("wrong region", Kind.SETUP),
+    "AllAccessDisabled": ("account suspended", Kind.SETUP),
+    "AccountProblem": ("account suspended", Kind.SETUP),
+    "NotSignedUp": ("account suspended", Kind.SETUP),
+    "UserSuspended": ("account suspended", Kind.SETUP),
+    "XMinioStorageFull": ("disk full", Kind.SETUP),
+    "InsufficientCapacity": ("disk full", Kind.SETUP),
+    "KMSNotConfigured": ("encryption key not usable", Kind.SETUP),
+    "InvalidEncryptionAlgorithmError": ("encryption key not usable", Kind.SETUP),
+    "QuotaExceeded": ("quota used up", Kind.ROOM),
+    "XMinioAdminBucketQuotaExceeded": ("quota used up", Kind.ROOM),
+    "EntityTooLarge": ("object refused: too large for the store", Kind.OBJECT),
+    "MaxMessageLengthExceeded": ("object refused: too large for the store", Kind.OBJECT),
+}
+# 4xx that say nothing about the object: the next try may succeed.
+_TRY_AGAIN = {"RequestTimeout", "SlowDown", "OperationAborted", "TooManyRequests",
+              "TemporaryRedirect", "ConditionalRequestConflict"}  # fmt: skip
+# They name a checksum because the bytes were damaged, not because the header is unknown.
+_DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch",
+            "XAmzContentSHA256Mismatch"}  # fmt: skip
+
+
+def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> StoreError:
+    """The error that an answer other than 2xx stands for.
+
+    An answer to a HEAD has no body and with it no code: it is taken by its status.
+    """
+    found = _CODE.search(body)
+    code = found[1].decode() if found else ""
+    if not code and not proves_s3(headers):
+        return _of_stranger(status, body)
+    cause, kind = _cause(status, code)
+    behind = _seconds_behind(headers)
+    if cause == "clock skew" or (status == 403 and abs(behind) > _SKEW_SECONDS):
+        side = "behind" if behind >= 0 else "ahead of"
+        cause = f"clock skew: {abs(behind):.0f} s {side} the store's"
+    elif cause == "wrong region" and (region := _right_region(headers, body)):
+        cause = f"wrong region: the bucket is in {region}"
+    refused = status < 500 and code not in _TRY_AGAIN
+    error = StoreError(cause, kind, status=status, code=code, final=refused, never_written=refused)
+    error.about_checksum = _about_checksum(status, code, body)
+    return error
+
+
+def proves_s3(headers: Mapping[str, str]) -> bool:
+    """Whether an answer bears a header that only S3 stores give: not those of a CDN."""
+    return any(name in headers for name in _OF_S3)
+
+
+def of_exception(error: BaseException) -> StoreError:
+    """The error that an exception of urllib3 or of a socket stands for."""
+    never = isinstance(error, NewConnectionError | ConnectTimeoutError)
+    match error:
+        case NewConnectionError():
+            return StoreError("connection refused", never_written=never)
+        case TimeoutError() | urllib3.exceptions.TimeoutError():
+            return StoreError("timeout", never_written=never)
+        case urllib3.exceptions.SSLError() | ssl.SSLError():
+            return _of_tls(error)
+        case _:
+            return StoreError("connection broken")
+
+
+def _cause(status: int, code: str) -> tuple[str, Kind]:
+    if code in _CODES:
+        return _CODES[code]
+    if code.upper().startswith(("KMS", "XMINIOKMS")):
+        return "encryption key not usable", Kind.SETUP
+    if status == 507:
+        return "disk full", Kind.SETUP
+    if status >= 500 or code in _TRY_AGAIN:
+        return f"status {status}", Kind.PASSING
+    if code:
+        return f"object refused: {code}", Kind.OBJECT
+    by_status = {301: "PermanentRedirect", 400: "", 403: "AccessDenied", 404: "NoSuchBucket"}
+    return _CODES.get(by_status.get(status, ""), (f"status {status}", Kind.OBJECT))
+
+
+def _of_stranger(status: int, body: bytes) -> StoreError:
+    """What a proxy, a gateway or a web server in the store's place says."""
+    if status == 413:
+        cause = "object refused: too large for a proxy in between"
+        return StoreError(cause, Kind.OBJECT, status=status, final=True, never_written=True)
+    if status >= 500:
+        return StoreError(f"status {status}", status=status)
+    if status == 400 and b"https" in body.lower():
+        return StoreError("plain HTTP on a TLS port", Kind.SETUP, status=status, final=True)
+    return StoreError(NO_STORE, Kind.SETUP, status=status, final=True)
+
+
+_TLS_CODES = {9: "not valid yet", 10: "expired", 62: "for another host name",
+              64: "for another address"}  # fmt: skip
+"""OpenSSL's X509_V_ERR_*; whatever else it says is about the authority."""
+
+
+def _of_tls(error: BaseException) -> StoreError:
+    inner = error if isinstance(error, ssl.SSLError) else next(iter(error.args), None)
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        why = _TLS_CODES.get(inner.verify_code, "of an unknown authority")
+        cause = f"TLS certificate not accepted: {why}"
+    elif isinstance(inner, ssl.SSLError) and inner.reason in (
+        "WRONG_VERSION_NUMBER",
+        "HTTP_REQUEST",
+    ):
+        cause = "TLS on a plain HTTP port"
+    else:
+        return StoreError("TLS connection broken")
+    return StoreError(cause, Kind.SETUP, final=True, never_written=True)
+
+
+def _seconds_behind(headers: Mapping[str, str]) -> float:
+    """How far this machine's clock is behind the store's; 0 where the store does not say."""
+    try:
+        theirs = parsedate_to_datetime(headers.get("Date", ""))
+    except ValueError:
+        return 0.0
+    return (theirs - datetime.now(UTC)).total_seconds()
+
+
+def _right_region(headers: Mapping[str, str], body: bytes) -> str:
+    found = _REGION.search(body)
+    return headers.get("x-amz-bucket-region", "") or (found[1].decode() if found else "")
+
+
+def _about_checksum(status: int, code: str, body: bytes) -> bool:
+    """Whether the store may have refused the request for its ``x-amz-checksum-*`` header."""
+    named = b"checksum" in body.lower() and code not in _DAMAGED
+    return (status == 400 and named) or status == 501

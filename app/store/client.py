@@ -1,0 +1,220 @@
+"""Requests to the store: signed by minio's signer, bounded in time, their answers read.
+
+minio's own client is not used: it hashes each body once more, hides the
+headers of answers, and does not ask why a HEAD was refused.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import urllib3
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import (
+    AWSConfigProvider,
+    ChainedProvider,
+    EnvAWSProvider,
+    EnvMinioProvider,
+    IamAwsProvider,
+    MinioClientConfigProvider,
+    Provider,
+    StaticProvider,
+)
+from minio.helpers import BaseURL
+from minio.signer import sign_v4_s3
+from minio.time import to_amz_date, utcnow
+
+from app.config import Config
+from app.store.causes import NO_STORE, Kind, StoreError, of_answer, of_exception, proves_s3
+
+CHECK_SECONDS = 1.0
+"""The bound of a small request (stat, delete, bucket check), tried once."""
+
+_PIECE = 1024 * 1024
+_LONGEST_ANSWER = 64 * 1024
+_LEAST_SECONDS = 0.05
+_NOTHING = memoryview(b"")
+_SHA256_OF_NOTHING = sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the store said: ``headers`` are found in any case, ``body`` ends at 64 KiB."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Client:
+    """Signed requests to one bucket. Safe between threads; made after the fork."""
+
+    def __init__(
+        self, config: Config, *, connections: int, headers: Callable[[], Mapping[str, str]] = dict
+    ) -> None:
+        """``headers`` gives what is sent, unsigned, beside a body's own, such as its trace."""
+        self._bucket = config.s3_bucket
+        self._connect, self._read = config.s3_connect_timeout, config.s3_read_timeout
+        self._more_headers = headers
+        self._base = BaseURL(config.s3_endpoint, config.s3_region)
+        self._region = self._base.region or config.s3_region
+        self._pool = urllib3.PoolManager(retries=False, maxsize=connections)
+        self._provider = _provider(config)
+
+    def put(
+        self, key: str, data: memoryview, headers: Mapping[str, str], digest: str, deadline: float
+    ) -> Answer:
+        """Send an object; ``digest`` is its SHA-256 in hex, which the signature covers."""
+        own = {"Content-Length": str(len(data)), **headers}
+        return self._signed("PUT", key, "", own, data, digest, deadline)
+
+    def ask(self, method: str, key: str = "", *, query: str = "") -> Answer:
+        """A small request about an object, or about the bucket; within CHECK_SECONDS.
+
+        ``query`` is in the form in which it is signed: ``name=`` also where there is no value.
+        """
+        deadline = time.monotonic() + CHECK_SECONDS
+        return self._signed(method, key, query, {}, _NOTHING, _SHA256_OF_NOTHING, deadline)
+
+    def find_bucket(self) -> None:
+        """See that the bucket is there and that an S3 store says so; raises StoreError.
+
+        A HEAD, as it is cheapest everywhere. Where it is refused, its answer has
+        no body and so no reason, and where it is taken without a header of S3's
+        anything may have answered: then a GET says more.
+        """
+        try:
+            if proves_s3(self.ask("HEAD").headers):
+                return
+        except StoreError as error:
+            if not 300 <= error.status < 500:
+                raise
+        listing = self.ask("GET", query="list-type=2&max-keys=1")
+        if b"<ListBucketResult" not in listing.body:
+            raise StoreError(NO_STORE, Kind.SETUP, status=listing.status, final=True)
+
+    def stat(self, key: str) -> Answer:
+        """The answer to a HEAD of an object; raises StoreError, with a GET's reason."""
+        try:
+            return self.ask("HEAD", key)
+        except StoreError as error:
+            if error.missing or not 300 <= error.status < 500:
+                raise
+            self.ask("GET", key)
+            raise
+
+    def as_anyone(self, method: str, key: str = "", body: bytes | None = None) -> Answer | None:
+        """The answer to a request without credentials, whatever it is; None when there is none."""
+        url = self._url(method, key, "")
+        data = memoryview(body) if body is not None else _NOTHING
+        try:
+            return self._send(method, url, {}, data, time.monotonic() + CHECK_SECONDS)
+        except StoreError:
+            return None
+
+    def _signed(
+        self,
+        method: str,
+        key: str,
+        query: str,
+        headers: Mapping[str, str],
+        data: memoryview,
+        digest: str,
+        deadline: float,
+    ) -> Answer:
+        credentials, date, url = self._credentials(), utcnow(), self._url(method, key, query)
+        to_sign: Any = {
+            **headers,
+            "Host": url.netloc,
+            "x-amz-date": to_amz_date(date),
+            "x-amz-content-sha256": digest,
+        }
+        if credentials.session_token:
+            to_sign["X-Amz-Security-Token"] = credentials.session_token
+        signed: Any = sign_v4_s3(
+            method=method,
+            url=url,
+            region=self._region,
+            headers=to_sign,
+            credentials=credentials,
+            content_sha256=digest,
+            date=date,
+        )
+        more = self._more_headers() if data else {}
+        answer = self._send(method, url, {**signed, **more}, data, deadline)
+        if not 200 <= answer.status < 300:
+            raise of_answer(answer.status, answer.headers, answer.body)
+        return answer
+
+    def _send(
+        self, method: str, url: Any, headers: Mapping[str, str], data: memoryview, deadline: float
+    ) -> Answer:
+        left = max(_LEAST_SECONDS, deadline - time.monotonic())
+        timeout = urllib3.Timeout(connect=min(self._connect, left), read=min(self._read, left))
+        try:
+            response = self._pool.urlopen(
+                method,
+                url.geturl(),
+                body=_pieces(data, deadline) if data else None,
+                headers=headers,
+                timeout=timeout,
+                redirect=False,
+                preload_content=False,
+            )
+            return Answer(response.status, response.headers, _read(response, deadline))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise of_exception(error) from error
+
+    def _url(self, method: str, key: str, query: str) -> Any:
+        """The address (urllib.parse.SplitResult), with the bucket in its host or its path."""
+        url = self._base.build(
+            method=method,
+            region=self._region,
+            bucket_name=self._bucket,
+            object_name=key or None,
+        )
+        return url._replace(query=query)
+
+    def _credentials(self) -> Credentials:
+        try:
+            return self._provider.retrieve()
+        except (ValueError, KeyError, OSError, urllib3.exceptions.HTTPError) as error:
+            cause = "no credentials"
+            raise StoreError(cause, Kind.SETUP, final=True, never_written=True) from error
+
+
+def _pieces(data: memoryview, deadline: float) -> Iterator[memoryview]:
+    """The body in pieces, so that a store that reads slowly is noticed in time."""
+    for start in range(0, len(data), _PIECE):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the store takes the body too slowly")
+        yield data[start : start + _PIECE]
+
+
+def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    """An answer's body; the connection of one too long, or too slow, is closed."""
+    body = b""
+    while piece := response.read1(8192):
+        body += piece
+        if len(body) > _LONGEST_ANSWER or time.monotonic() > deadline + CHECK_SECONDS:
+            response.close()
+            break
+    response.release_conn()
+    return body[:_LONGEST_ANSWER]
+
+
+def _provider(config: Config) -> Provider:
+    if config.s3_access_key and config.s3_secret_key:
+        return StaticProvider(config.s3_access_key, config.s3_secret_key)
+    quick = urllib3.Timeout(connect=CHECK_SECONDS, read=CHECK_SECONDS)
+    return ChainedProvider(
+        [
+            EnvMinioProvider(),
+            EnvAWSProvider(),
+            MinioClientConfigProvider(),
+            AWSConfigProvider(),
+            IamAwsProvider(http_client=urllib3.PoolManager(timeout=quick, retries=False)),
+        ]
+    )

@@ -1,0 +1,139 @@
+"""Small servers that stand in for a store, and do what real ones do only on bad days."""
+
+import hashlib
+import threading
+from base64 import b64encode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+class StandIn(ThreadingHTTPServer):
+    """An HTTP server on a free port of the loopback; ``answer`` decides what it says."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.seen = []
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def handle_error(self, *_):
+        """Clients that hang up are nothing to print."""
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def settings(self, bucket="assets"):
+        keys = {"S3_ACCESS_KEY": "stand-in", "S3_SECRET_KEY": "stand-in-secret"}
+        return {"S3_ENDPOINT": self.url, "S3_BUCKET": bucket, **keys}
+
+    def count(self, method):
+        return sum(seen.startswith(f"{method} ") for seen in self.seen)
+
+    def answer(self, method, path, headers, body):
+        """Status, headers and body."""
+        raise NotImplementedError
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append(f"{self.command} {self.path}")
+        status, headers, said = self.server.answer(self.command, self.path, self.headers, body)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(said)
+
+    def log_message(self, *_):
+        pass
+
+
+for method in ("GET", "HEAD", "PUT", "DELETE", "POST"):
+    setattr(Handler, f"do_{method}", Handler.answer)
+
+
+class LoginPage(StandIn):
+    """Says 200 and the same page to everything: a wrong port, a single-page site, a portal."""
+
+    def answer(self, method, path, headers, body):
+        page = {"Content-Type": "text/html", "ETag": 'W/"1b-abc"'}
+        return 200, page, b"<html>Please log in</html>"
+
+
+class Store(StandIn):
+    """A store of one bucket in memory, which believes every signature.
+
+    ``refuse(method, key, headers, body)`` gives status, headers and body of an
+    answer, or None for the ordinary one; ``key`` is empty for the bucket.
+    """
+
+    def __init__(self, refuse=lambda *_: None):
+        self.objects = {}
+        self.refuse = refuse
+        self.echoes_checksum = True
+        super().__init__()
+
+    def answer(self, method, path, headers, body):
+        key = urlsplit(path).path.partition("/")[2].partition("/")[2]
+        refusal = self.refuse(method, key, headers, body)
+        if refusal is not None:
+            status, more, said = refusal
+            return status, more, said
+        status, more, said = getattr(self, f"_{method.lower()}")(key, headers, body)
+        return status, {"x-amz-request-id": "1", **more}, said
+
+    def _put(self, key, headers, body):
+        kept = {name: value for name, value in headers.items() if name.startswith("x-amz-meta-")}
+        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        self.objects[key] = (body, kept | {"ETag": f'"{etag}"'})
+        checksum = b64encode(hashlib.sha256(body).digest()).decode()
+        echoed = {"x-amz-checksum-sha256": checksum} if self.echoes_checksum else {}
+        return 200, {"ETag": f'"{etag}"', **echoed}, b""
+
+    def _head(self, key, headers, body):
+        if not key:
+            return 200, {}, b""
+        if key not in self.objects:
+            return 404, {}, b""
+        body, kept = self.objects[key]
+        return 200, kept | {"Content-Length": str(len(body))}, b""
+
+    def _get(self, key, headers, body):
+        if not key:
+            return 200, {"Content-Type": "application/xml"}, b"<ListBucketResult/>"
+        if key not in self.objects:
+            return s3_error(404, "NoSuchKey")
+        body, kept = self.objects[key]
+        return 200, kept, body
+
+    def _delete(self, key, headers, body):
+        self.objects.pop(key, None)
+        return 204, {}, b""
+
+
+def s3_error(status, code, message="", **headers):
+    """An answer of an S3 store that says no."""
+    said = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    more = {name.replace("_", "-"): value for name, value in headers.items()}
+    return (
+        status,
+        {"Content-Type": "application/xml", "x-amz-request-id": "1", **more},
+        said.encode(),
+    )
