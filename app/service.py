@@ -1,7 +1,9 @@
 """The parts of one process, made once and passed around."""
 
 from dataclasses import dataclass
+from typing import Self, cast
 
+from flask import current_app
 from redis import Redis
 
 from app.config import Config
@@ -14,7 +16,7 @@ from app.store.bucket import ImageStore
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What requests and commands work with: ``current_app.extensions["uploader"]``."""
+    """What requests and commands work with."""
 
     config: Config
     redis: Redis
@@ -23,3 +25,8 @@ class Service:
     store: ImageStore
     inspector: ImageInspector
     pool: BufferPool
+
+    @classmethod
+    def current(cls) -> Self:
+        """The one of the Flask application that is running."""
+        return cast(Self, current_app.extensions["uploader"])

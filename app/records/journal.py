@@ -109,20 +109,14 @@ class Result:
         return json.dumps(asdict(self), sort_keys=True)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One upload under way: its random name and, if sent, its idempotency key.
-
-    ``object_key`` is set as soon as the store may have an object for it,
-    ``may_be_remembered`` while Redis may have taken its result without saying so.
-    """
+    """One upload under way: its random name and, if sent, its idempotency key."""
 
     key_id: str
     name: str
     idempotency_key: str | None
     lock_seconds: int
-    object_key: str | None = None
-    may_be_remembered: bool = False
 
     @property
     def _keys(self) -> list[str]:
@@ -141,9 +135,9 @@ class Entry:
         """Take the name out and remember the result; answers 1, or 0 when too late."""
         return self._eval(pipe, _COMMIT, self.name, result.dump(), _RESULT_SECONDS)
 
-    def abort(self, pipe: Pipeline | Redis) -> Any:
-        """Take the name out; the sweep makes sure that no object stays, if there may be one."""
-        return self._eval(pipe, _ABORT, self.name, _KEEP_SECONDS, int(bool(self.object_key)))
+    def abort(self, pipe: Pipeline | Redis, *, sweep: bool = False) -> Any:
+        """Take the name out; ``sweep``: there may be an object, of which none must stay."""
+        return self._eval(pipe, _ABORT, self.name, _KEEP_SECONDS, int(sweep))
 
     def _eval(self, pipe: Pipeline | Redis, script: str, *args: str | int) -> Any:
         return run_script(pipe, script, self._keys, *args)

@@ -64,8 +64,7 @@ def test_an_aborted_upload_leaves_nothing(redis):
 def test_an_aborted_upload_that_may_have_an_object_is_swept(redis):
     doubtful = entry()
     doubtful.begin(redis)
-    doubtful.object_key = "uploads/n1.png"
-    doubtful.abort(redis)
+    doubtful.abort(redis, sweep=True)
     assert claimed(redis) == ["n1"]
     journal.forget(redis, "a", "n1")
     assert claimed(redis) == []

@@ -1,0 +1,188 @@
+"""One upload from its admission to its end: stored and acknowledged, or as if it had never been.
+
+Knows no Flask. What must hold whatever happens, and when, is here and nowhere else:
+
+- Before a byte is stored the name stands in the journal; the step that takes it out is the one
+  that makes the upload stand. Whoever ends in between leaves a name for the sweep.
+- Any error takes everything back: the object, the name, the lock of the idempotency key.
+- Where Redis may have remembered the result for a repeat, and did not say so, the object stays
+  for that repeat; if Redis has not, the sweep takes it.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from redis import Redis
+from redis.client import Pipeline
+
+from app.errors import ApiError, unavailable
+from app.records import journal, ratelimit
+from app.records.client import redis_errors
+from app.records.journal import Entry, Result
+from app.records.keys import ApiKey
+from app.records.ratelimit import RateState
+from app.records.usage import Usage
+from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject
+
+RENEW_SECONDS = 15
+"""While a body comes, its name is entered anew after each so many seconds."""
+
+log = logging.getLogger("uploader.upload")
+
+
+class Attempt:
+    """One upload of one API key; as a context manager it undoes itself on any error.
+
+    ``rate`` is what is left of the key's rate, None until Redis has said so. ``earlier`` is the
+    result of an earlier request with the same idempotency key, which answers this one too.
+    ``seconds`` bounds what comes after the body.
+    """
+
+    def __init__(
+        self,
+        api_key: ApiKey,
+        idempotency_key: str | None,
+        *,
+        redis: Redis,
+        store: ImageStore,
+        usage: Usage,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = str(uuid.uuid4())
+        self.rate: RateState | None = None
+        self.earlier: Result | None = None
+        self._api_key = api_key
+        self._redis, self._store, self._usage = redis, store, usage
+        lock_seconds = int(seconds) + RENEW_SECONDS + 5
+        self._entry = Entry(api_key.id, self.name, idempotency_key, lock_seconds)
+        self._clock = clock
+        self._renew_at = 0.0
+        self._object_key: str | None = None  # as soon as the store may have an object
+        self._may_be_remembered = False  # while Redis may have taken the result unheard
+        self._stands = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and not self._stands:
+            self._undo(error)
+
+    def admit(self, refusal: ApiError | None = None) -> None:
+        """Count the request and enter its name, in one round trip.
+
+        Raises the 429 over the rate, then ``refusal`` (what is known to be wrong with the
+        request), then the 409 while an earlier request with the same idempotency key runs.
+        """
+        with self:
+            with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+                ratelimit.count(pipe, self._api_key.id, self._api_key.rate)
+                self._entry.begin(pipe)
+                counted, held = pipe.execute()
+            self.rate = ratelimit.state(self._api_key.rate, counted)
+            self.rate.check()
+            if refusal is not None:
+                raise refusal
+            self.earlier = journal.replay(held)
+            self._renew_at = self._clock() + RENEW_SECONDS
+
+    def renew(self) -> None:
+        """Enter the name anew when it is time: its lock ends, and the sweep takes old names.
+
+        To be called while the body comes, as often as one likes. Raises the 409 when a repeat
+        has overtaken this request; that repeat answers the next one.
+        """
+        if self._clock() < self._renew_at:
+            return
+        self._renew_at = self._clock() + RENEW_SECONDS
+        with redis_errors():
+            held = self._entry.begin(self._redis)
+        if journal.replay(held) is not None:
+            raise journal.conflict()
+
+    def replay(self, sha256: str) -> Result:
+        """The result of the earlier request; the 422 when that was another file."""
+        if self.earlier is None or self.earlier.sha256 != sha256:
+            raise ApiError(
+                "idempotency_mismatch",
+                "This Idempotency-Key was used with another file. Use a new key for each image.",
+            )
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            self._usage.record(pipe, self._api_key.digest, uploads=1, size=self.earlier.size)
+            pipe.execute()
+        return self.earlier
+
+    def store(self, image: StoredObject, deadline: float) -> None:
+        """Put the object into the store, before ``deadline`` (of ``time.monotonic()``).
+
+        Raises the 503 ``storage_unavailable``.
+        """
+        self._object_key = image.key
+        try:
+            self._store.put(image, deadline)
+        except OutcomeUnknown as error:
+            raise unavailable("storage_unavailable", str(error)) from error
+        except ApiError:
+            self._object_key = None  # the store has certainly no such object
+            raise
+
+    def commit(self, result: Result) -> None:
+        """Make the upload stand: from here on ``result`` can be answered, also to a repeat.
+
+        Raises a 503 when it does not stand: Redis did not say so, the sweep was first, or a
+        repeat has overtaken this request.
+        """
+        with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+            self._entry.commit(pipe, result)
+            self._usage.record(pipe, self._api_key.digest, uploads=1, size=result.size)
+            self._may_be_remembered = self._entry.idempotency_key is not None
+            stands, *counted = pipe.execute(raise_on_error=False)
+            self._may_be_remembered = False
+            if isinstance(stands, Exception):
+                raise stands
+        for failure in counted:
+            if isinstance(failure, Exception):  # no reason to take the upload back
+                log.warning("usage not counted: %s", failure)
+        self._stands = bool(stands)
+        if not self._stands:
+            cause = "it took too long: it was swept, or a repeat has overtaken it"
+            raise unavailable("storage_unavailable", cause)
+
+    def _undo(self, error: BaseException) -> None:
+        if self._may_be_remembered:
+            log.warning("left to a repeat or to the sweep: %s", self.name)
+            return
+        if self._object_key is not None:
+            self._delete(self._object_key)
+        try:
+            with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+                self._entry.abort(pipe, sweep=self._object_key is not None)
+                self._count_refusal(pipe, error)
+                pipe.execute()
+        except ApiError as failure:
+            log.warning("left to the sweep: %s (%s)", self.name, failure.cause)
+
+    def _delete(self, object_key: str) -> None:
+        try:
+            self._store.delete(object_key)
+        except ApiError as error:
+            log.warning("could not delete %s, left to the sweep: %s", object_key, error.cause)
+
+    def _count_refusal(self, pipe: Pipeline, error: BaseException) -> None:
+        """Count what the client did wrong; who has gone away did nothing wrong."""
+        status = error.status if isinstance(error, ApiError) and not error.disconnected else 0
+        rejected, rate_limited = int(status in (400, 413, 422)), int(status == 429)
+        if rejected or rate_limited:
+            self._usage.record(
+                pipe, self._api_key.digest, rejected=rejected, rate_limited=rate_limited
+            )

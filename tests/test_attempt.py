@@ -1,0 +1,410 @@
+"""Every way in which an upload can end, and what it leaves in Redis and in the store."""
+
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from app.attempt import RENEW_SECONDS, Attempt
+from app.config import Rate
+from app.errors import ApiError, unavailable
+from app.records.journal import Result
+from app.records.keys import ApiKey
+from app.records.usage import Usage
+from app.store.bucket import OutcomeUnknown, StoredObject
+from tests.fakes import DIGEST, ID, FakeRedis
+
+ADMISSION, DECISION = 1, 2  # the pipelines of an upload
+RATE = Rate(60, 60)
+SHA256 = "ab" * 32
+DOWN = unavailable("storage_unavailable", "down")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def make(redis, store, clock):
+    """A factory of attempts of one key."""
+
+    def make(idempotency_key=None, *, rate=RATE, redis=redis):
+        api_key = ApiKey.parse(DIGEST, {b"roles": b"uploader"}, rate)
+        return Attempt(
+            api_key,
+            idempotency_key,
+            redis=redis,
+            store=store,
+            usage=Usage(),
+            seconds=30,
+            clock=clock,
+        )
+
+    return make
+
+
+def result(attempt, size=5):
+    return Result(f"uploads/{attempt.name}.png", "image/png", size, 8, 6, 1, SHA256)
+
+
+def image(attempt):
+    return StoredObject(result(attempt).key, memoryview(b"bytes"), "image/png", SHA256, {})
+
+
+def run(attempt, *steps):
+    """An upload as the view does it, whose admission these steps follow."""
+    with attempt:
+        attempt.admit()
+        for step in steps:
+            step(attempt)
+
+
+def put(attempt):
+    attempt.store(image(attempt), deadline=0)
+
+
+def commit(attempt):
+    attempt.commit(result(attempt))
+
+
+def fail_with(error):
+    def step(_):
+        raise error
+
+    return step
+
+
+def upload(attempt):
+    """A whole upload that goes well; its result."""
+    run(attempt, put, commit)
+    return result(attempt)
+
+
+def refused(call, *arguments):
+    """The code with which a call is refused."""
+    with pytest.raises(ApiError) as error:
+        call(*arguments)
+    return error.value.code
+
+
+def kinds(redis):
+    """Which records of uploads under way there are."""
+    found = [key.decode().partition(":")[0] for key in redis.keys()]
+    return sorted(kind for kind in found if kind in ("pending", "sweeping", "idempotency"))
+
+
+def usage(redis):
+    counts = redis.hgetall(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}")
+    return {name.decode(): int(count) for name, count in counts.items()}
+
+
+# It goes well
+
+
+def test_an_upload_stands_when_its_name_is_out_and_it_is_counted(make, redis, store):
+    stored = upload(make())
+    assert store.objects[stored.key][0] == b"bytes"
+    assert kinds(redis) == []
+    assert usage(redis) == {"uploads": 1, "bytes": 5}
+
+
+def test_while_it_is_under_way_its_name_stands_in_the_journal(make, redis):
+    attempt = make("k1")
+    attempt.admit()
+    assert redis.zrange(f"pending:{{{ID[0]}}}", 0, -1) == [attempt.name.encode()]
+    assert kinds(redis) == ["idempotency", "pending"]
+
+
+def test_admission_tells_what_is_left_of_the_rate(make):
+    attempt = make()
+    assert attempt.rate is None
+    attempt.admit()
+    assert attempt.rate.remaining == 59
+
+
+def test_a_repeat_gets_the_earlier_result_and_stores_nothing(make, redis, store):
+    first = upload(make("k1"))
+    with make("k1") as again:
+        again.admit()
+        assert again.replay(SHA256) == first
+    assert list(store.objects) == [first.key]
+    assert kinds(redis) == ["idempotency"]
+    assert usage(redis) == {"uploads": 2, "bytes": 10}
+
+
+def test_an_upload_that_stands_is_not_taken_back_by_an_error_behind_it(make, store, redis):
+    attempt = make("k1")
+    with pytest.raises(RuntimeError):
+        run(attempt, put, commit, fail_with(RuntimeError))
+    assert list(store.objects) == [result(attempt).key]
+    with make("k1") as again:
+        again.admit()
+        assert again.earlier == result(attempt)
+
+
+def test_an_upload_stands_though_its_usage_could_not_be_counted(make, redis, store, caplog):
+    redis.set(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}", "no hash")
+    stored = upload(make())
+    assert list(store.objects) == [stored.key]
+    assert kinds(redis) == []
+    assert "usage not counted" in caplog.text
+
+
+# It is not admitted
+
+
+def test_over_the_rate_it_leaves_no_name_and_is_counted_as_that(make, redis):
+    upload(make(rate=Rate(1, 60)))
+    attempt = make("k1", rate=Rate(1, 60))
+    assert refused(attempt.admit) == "rate_limited"
+    assert attempt.rate.remaining == 0
+    assert kinds(redis) == []
+    assert usage(redis)["rate_limited"] == 1
+
+
+def test_what_is_known_to_be_wrong_is_said_after_it_has_cost_its_rate(make, redis):
+    attempt = make()
+    wrong = ApiError("invalid_idempotency_key", "Too long.")
+    assert refused(attempt.admit, wrong) == "invalid_idempotency_key"
+    assert attempt.rate.remaining == 59
+    assert kinds(redis) == []
+    assert usage(redis) == {"rejected": 1}
+    used_up = make(rate=Rate(1, 60))
+    assert refused(used_up.admit, wrong) == "rate_limited"
+
+
+def test_while_the_first_is_running_a_repeat_is_a_conflict_and_takes_nothing_from_it(make, redis):
+    first = make("k1")
+    first.admit()
+    assert refused(make("k1").admit) == "idempotency_conflict"
+    assert kinds(redis) == ["idempotency", "pending"]
+    put(first), commit(first)
+    assert usage(redis) == {"uploads": 1, "bytes": 5}
+
+
+def test_another_file_with_the_same_idempotency_key_is_a_mismatch(make, redis):
+    first = upload(make("k1"))
+    again = make("k1")
+    assert refused(run, again, lambda _: again.replay("cd" * 32)) == "idempotency_mismatch"
+    assert usage(redis) == {"uploads": 1, "bytes": 5, "rejected": 1}
+    with make("k1") as right:
+        right.admit()
+        assert right.replay(SHA256) == first
+
+
+def test_without_redis_it_is_not_admitted(make, server, caplog):
+    server.connected = False
+    attempt = make()
+    assert refused(attempt.admit) == "redis_unavailable"
+    assert attempt.rate is None
+    assert f"left to the sweep: {attempt.name}" in caplog.text
+
+
+def test_the_lock_is_free_again_when_the_answer_to_its_admission_was_lost(make, redis):
+    redis.lost = ADMISSION
+    assert refused(make("k1").admit) == "redis_unavailable"
+    assert kinds(redis) == []
+    upload(make("k1"))
+
+
+# It breaks off before the store
+
+
+@pytest.mark.parametrize(
+    ("code", "counts"),
+    [
+        ("corrupt_image", {"rejected": 1}),
+        ("file_too_large", {"rejected": 1}),
+        ("request_timeout", {}),
+        ("overloaded", {}),
+    ],
+)
+def test_a_refusal_takes_the_name_out_and_is_counted_if_the_client_was_wrong(
+    make, redis, code, counts
+):
+    assert refused(run, make("k1"), fail_with(ApiError(code, "What to do."))) == code
+    assert kinds(redis) == []
+    assert usage(redis) == counts
+
+
+def test_a_client_that_has_gone_away_has_done_nothing_wrong(make, redis):
+    error = ApiError("malformed_multipart", "It broke off.")
+    error.disconnected = True
+    assert refused(run, make(), fail_with(error)) == "malformed_multipart"
+    assert kinds(redis) == []
+    assert usage(redis) == {}
+
+
+@pytest.mark.parametrize("kind", [KeyError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_ends_it_nothing_stays(make, redis, store, kind):
+    with pytest.raises(kind):
+        run(make("k1"), put, fail_with(kind))
+    assert store.objects == {}
+    assert kinds(redis) == ["sweeping"]
+
+
+# While its body comes
+
+
+def test_its_name_is_entered_anew_only_when_it_is_time(make, redis, clock):
+    attempt = make("k1")
+    attempt.admit()
+    redis.flushall()
+    clock.now += RENEW_SECONDS - 1
+    attempt.renew()
+    assert kinds(redis) == []
+    clock.now += 1
+    attempt.renew()
+    assert kinds(redis) == ["idempotency", "pending"]
+    redis.flushall()
+    attempt.renew()
+    assert kinds(redis) == []
+
+
+def test_renewing_keeps_the_sweep_and_a_repeat_away(make, redis, clock):
+    attempt = make("k1")
+    attempt.admit()
+    pending = f"pending:{{{ID[0]}}}"
+    redis.zadd(pending, {attempt.name: 1})
+    clock.now += RENEW_SECONDS
+    attempt.renew()
+    assert redis.zscore(pending, attempt.name) > 1
+    assert refused(make("k1").admit) == "idempotency_conflict"
+
+
+def test_a_request_that_a_repeat_has_overtaken_gives_way_to_it(make, redis, clock):
+    slow = make("k1")
+    slow.admit()
+    redis.delete(*redis.keys("idempotency:*"))  # its lock has ended
+    repeat = upload(make("k1"))
+    clock.now += RENEW_SECONDS
+    with slow:
+        assert refused(slow.renew) == "idempotency_conflict"
+    with make("k1") as next_one:
+        next_one.admit()
+        assert next_one.replay(SHA256) == repeat
+
+
+def test_a_redis_that_is_down_while_the_body_comes_ends_it(make, server, clock):
+    attempt = make()
+    attempt.admit()
+    server.connected = False
+    clock.now += RENEW_SECONDS
+    assert refused(attempt.renew) == "redis_unavailable"
+
+
+# In the store
+
+
+def test_a_store_that_certainly_has_nothing_leaves_nothing_to_the_sweep(make, redis, store):
+    store.failure = DOWN
+    assert refused(run, make("k1"), put) == "storage_unavailable"
+    assert kinds(redis) == []
+    assert usage(redis) == {}
+
+
+def test_what_the_store_may_have_is_deleted_and_watched_by_the_sweep(make, redis, store):
+    deleted = []
+    store.failure = OutcomeUnknown("connection broken")
+    store.delete = deleted.append
+    attempt = make("k1")
+    assert refused(run, attempt, put) == "storage_unavailable"
+    assert deleted == [f"uploads/{attempt.name}.png"]
+    assert kinds(redis) == ["sweeping"]
+
+
+def test_what_cannot_be_deleted_is_left_to_the_sweep(make, redis, store, caplog):
+    store.failure, store.undeletable = OutcomeUnknown("connection broken"), DOWN
+    assert refused(run, make(), put) == "storage_unavailable"
+    assert kinds(redis) == ["sweeping"]
+    assert "could not delete" in caplog.text
+
+
+# At its decision
+
+
+def decide(attempt, before=lambda: None):
+    """The code of an upload that is refused at its last step."""
+    return refused(run, attempt, put, lambda _: before(), commit)
+
+
+def test_what_the_sweep_was_first_to_take_does_not_stand(make, redis, store):
+    attempt = make()
+
+    def sweep():
+        redis.zadd(f"sweeping:{{{ID[0]}}}", {attempt.name: 1})
+
+    assert decide(attempt, sweep) == "storage_unavailable"
+    assert store.objects == {}
+    assert kinds(redis) == ["sweeping"]
+
+
+def test_what_a_repeat_has_overtaken_does_not_stand_beside_it(make, redis, store):
+    winner = []
+
+    def overtake():
+        redis.delete(*redis.keys("idempotency:*"))
+        winner.append(upload(make("k1")))
+
+    assert decide(make("k1"), overtake) == "storage_unavailable"
+    assert list(store.objects) == [winner[0].key]
+
+
+def test_a_decision_that_redis_did_not_confirm_is_taken_back(make, redis, store):
+    redis.lost = DECISION
+    assert decide(make()) == "redis_unavailable"
+    assert store.objects == {}
+    assert kinds(redis) == ["sweeping"]
+
+
+def test_but_it_stays_for_a_repeat_that_may_be_answered_with_it(make, redis, store, caplog):
+    redis.lost = DECISION
+    attempt = make("k1")
+    assert decide(attempt) == "redis_unavailable"
+    assert list(store.objects) == [result(attempt).key]
+    assert f"left to a repeat or to the sweep: {attempt.name}" in caplog.text
+    with make("k1") as again:
+        again.admit()
+        assert again.replay(SHA256) == result(attempt)
+
+
+def test_a_redis_that_refuses_the_decision_has_remembered_nothing(make, redis, store, server):
+    attempt = make("k1")
+
+    def make_unwritable():
+        redis.delete(f"pending:{{{ID[0]}}}")
+        redis.set(f"pending:{{{ID[0]}}}", "no sorted set")
+
+    assert decide(attempt, make_unwritable) == "redis_unavailable"
+    assert store.objects == {}
+
+
+def test_a_redis_that_dies_before_the_decision_leaves_the_name_to_the_sweep(
+    make, redis, store, server, caplog
+):
+    caplog.set_level(logging.WARNING)
+    attempt = make()
+    assert decide(attempt, lambda: setattr(server, "connected", False)) == "redis_unavailable"
+    assert store.objects == {}
+    assert f"left to the sweep: {attempt.name}" in caplog.text
+    server.connected = True
+    assert kinds(redis) == ["pending"]
+
+
+def test_two_processes_with_one_idempotency_key_agree_on_one_object(make, server, store):
+    first, second = make("k1"), make("k1", redis=FakeRedis(server))
+    first.admit()
+    assert refused(second.admit) == "idempotency_conflict"
+    put(first), commit(first)
+    with make("k1", redis=FakeRedis(server)) as third:
+        third.admit()
+        assert third.replay(SHA256) == result(first)
+    assert len(store.objects) == 1
