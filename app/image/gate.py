@@ -81,7 +81,7 @@ class ImageInspector:
         try:
             info = walk(view, self._max_pixels)
             if self._decodes:
-                with self._slot(_cost(view, info), deadline):
+                with self._slot(_cost(view, info, _or_never(deadline)), deadline):
                     decode(view, info, deadline)
         except Cut as cut:
             if self._decodes and (share := self._share(view, cut.kind, deadline)) is not None:
@@ -183,7 +183,7 @@ def _or_never(deadline: float | None) -> float:
     return math.inf if deadline is None else deadline
 
 
-def _cost(view: memoryview, info: ImageInfo) -> int:
+def _cost(view: memoryview, info: ImageInfo, deadline: float) -> int:
     """The pixels of the budget that a picture takes: its own, or more where memory is dear."""
     need = 0
     if info.format == "JPEG":
@@ -192,8 +192,15 @@ def _cost(view: memoryview, info: ImageInfo) -> int:
     elif info.format == "WEBP":
         canvas = info.width * info.height
         need = canvas * (_PILLOW_WEBP_BYTES if canvas <= _PILLOW_WEBP_PIXELS else _VIPS_WEBP_BYTES)
+        need += webp.tables(view, deadline)
+        if need > _MAX_WEBP_BYTES:
+            raise damaged("WebP", "it has more prefix codes than programs write")
     return max(info.width * info.height * info.frames, need // _BYTES_PER_PIXEL)
 
+
+_MAX_WEBP_BYTES = 415_000_000
+"""400 MiB less what else it takes: 100 megapixels with a thousand groups of prefix codes, or eight
+with the 2,600 that libwebp's encoder writes at most, five times over."""
 
 _SHARE_PIXELS = 10_000_000
 """What it takes from the budget to say how much of a cut picture is there, rather much."""

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from itertools import chain, islice
 
+from app.image import vp8l
 from app.image.info import Cut, ImageInfo, check_pixels, damaged
 
 _RIFF_CHUNK = struct.Struct("<4sI")
@@ -117,6 +118,38 @@ def _bitstream_size(view: memoryview, kind: bytes, start: int, stop: int) -> tup
 
 def _word24(view: memoryview, pos: int) -> int:
     return view[pos] | view[pos + 1] << 8 | view[pos + 2] << 16
+
+
+def tables(view: memoryview, deadline: float) -> int:
+    """The most bytes that libwebp takes for the prefix codes of a frame, of those of a WebP.
+
+    Raises ApiError where the data is broken or longer than any program writes it, or after
+    ``deadline``.
+    """
+    largest, left = 0, vp8l.MAX_READS
+    for stream, size in _lossless(view, 12, _riff_end(view)):
+        asked = vp8l.most(*size)
+        if asked > vp8l.SMALL:
+            bits = vp8l.Bits(stream, left, deadline)
+            asked = vp8l.asked(bits, *size)
+            left = bits.left
+        largest = max(largest, asked)
+    return largest
+
+
+def _lossless(view: memoryview, pos: int, end: int) -> Iterator[tuple[memoryview, tuple[int, int]]]:
+    """Yield what is coded losslessly, pictures and alpha channels, each with its size."""
+    alpha = None
+    for kind, start, stop in _chunks_of(view, pos, end):
+        if kind == b"ANMF":
+            yield from _lossless(view, start + 16, stop)
+        elif kind == b"VP8L":
+            yield view[start + 5 : stop], _bitstream_size(view, kind, start, stop)
+        elif kind == b"ALPH" and stop > start and view[start] & 3 == 1:
+            alpha = view[start + 1 : stop]
+        elif kind == b"VP8 " and alpha is not None:
+            yield alpha, _bitstream_size(view, kind, start, stop)
+            alpha = None
 
 
 def streams(view: memoryview) -> Iterator[tuple[bytes, int]]:

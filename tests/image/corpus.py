@@ -330,6 +330,56 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+class _Bits:
+    """Collects bits, the least significant of each number first, as VP8L has them."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+
+    def put(self, *fields: tuple[int, int]) -> None:
+        """Append numbers, each with how many bits it has."""
+        self._text += [f"{value:0{count}b}"[::-1] for value, count in fields]
+
+    def tobytes(self) -> bytes:
+        text = "".join(self._text)
+        return int(text[::-1] or "0", 2).to_bytes(-(-len(text) // 8), "little")
+
+
+_ONE_SYMBOL = ((1, 1), (0, 1), (0, 1), (0, 1))
+_ALL_256 = ((0, 1), (8, 4), *[(0, 3)] * 11, (1, 3), (1, 1), (3, 3), (254, 8))
+"""Prefix codes: of zeros alone, and of 256 symbols of eight bits."""
+
+
+def _lossless(groups: int, side: int) -> bytes:
+    """A VP8L stream, without its header, of black, in so many groups of prefix codes.
+
+    Each square of 4 x 4 pixels uses another one, as far as there are squares.
+    """
+    bits = _Bits()
+    bits.put((0, 1), (0, 1), (1, 1), (0, 3), (0, 1))  # no transform, no cache; entropy image: 4 x 4
+    bits.put(*_ALL_256, *_ALL_256, *_ONE_SYMBOL * 3)
+    reverse = [int(f"{byte:08b}"[::-1], 2) for byte in range(256)]
+    for square in range((side // 4) ** 2):
+        high, low = divmod(square % groups, 256)
+        bits.put((reverse[low], 8), (reverse[high], 8))
+    bits.put(*_ONE_SYMBOL * 5 * groups)
+    return bits.tobytes()
+
+
+def webp_of_groups(groups: int, side: int) -> bytes:
+    """A lossless WebP with so many groups of prefix codes."""
+    size = side - 1 | side - 1 << 14
+    return riff((b"VP8L", b"\x2f" + struct.pack("<I", size) + _lossless(groups, side)))
+
+
+def webp_alpha_of_groups(groups: int, side: int) -> bytes:
+    """A lossy WebP whose alpha channel has so many groups of prefix codes."""
+    lossy = encode(Image.new("RGB", (side, side)), "WEBP")[20:]
+    canvas = struct.pack("<IHBHB", 0x10, side - 1, 0, side - 1, 0)
+    alpha = b"\x01" + _lossless(groups, side)
+    return riff((b"VP8X", canvas), (b"ALPH", alpha), (b"VP8 ", lossy))
+
+
 # Hostile files
 
 
@@ -473,5 +523,7 @@ def hostile() -> dict[str, tuple[str, bytes]]:
             "corrupt_image",
             webp_animation(64, 64, 3).replace(b"ANIM", b"JUNK"),
         ),
+        "webp-groups": ("corrupt_image", webp_of_groups(65_536, 1024)),
+        "webp-alpha-groups": ("corrupt_image", webp_alpha_of_groups(65_536, 1024)),
         "webp-no-frames": ("corrupt_image", webp_animation(64, 64, 0)),
     }  # fmt: skip

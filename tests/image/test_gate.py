@@ -1,6 +1,7 @@
 """The image gate: whole pictures in, everything else refused with a sentence that helps."""
 
 import contextlib
+import math
 import random
 import site
 import struct
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import ApiError
-from app.image.gate import ImageInfo, ImageInspector, decode, walk
+from app.image import vp8l, webp
+from app.image.gate import _BYTES_PER_PIXEL, ImageInfo, ImageInspector, _cost, decode, walk
 from tests.image.corpus import (
     Sample,
     apng,
@@ -31,6 +33,8 @@ from tests.image.corpus import (
     png_pieces_behind_the_end,
     segment,
     valid,
+    webp_alpha_of_groups,
+    webp_of_groups,
 )
 from tests.image.measure import measure
 from tests.pictures import encode, photo
@@ -317,7 +321,7 @@ def test_a_hostile_file_is_refused_in_little_memory(name, tmp_path):
     assert refusal(data).code == code
     path = tmp_path / "picture"
     path.write_bytes(data)
-    found = measure("gate", path, 1)
+    found = measure("inspect", path, 1)
     assert found["error"]
     assert found["mb"] < 100
 
@@ -383,6 +387,64 @@ def test_a_large_webp_is_decoded_in_a_fraction_of_its_pixels(tmp_path):
     found = measure("gate", path, 1)
     assert not found["error"]
     assert found["mb"] < 60  # its pixels are 100 MB
+
+
+@pytest.mark.parametrize("make", [webp_of_groups, webp_alpha_of_groups])
+def test_a_lossless_picture_takes_its_tables_from_the_budget(make, tmp_path):
+    """Each group of prefix codes takes up to 20 kB of libwebp's memory before a pixel is made."""
+    few, many = make(1, 1024), make(10_000, 1024)
+    path = tmp_path / "picture"
+    path.write_bytes(many)
+    found = measure("gate", path, 1)
+    assert not found["error"]
+    assert charged(many) - charged(few) > 5_000 * 10_000
+    assert found["mb"] * 1e6 < charged(many)
+
+
+def charged(data: bytes) -> int:
+    """The bytes that a picture takes from the budget."""
+    return _BYTES_PER_PIXEL * _cost(memoryview(data), walk(data, 100_000_000), math.inf)
+
+
+LOSSLESS = [
+    (sample.name, bytes(stream), size)
+    for sample in VALID
+    if sample.format == "WEBP"
+    for stream, size in webp._lossless(memoryview(sample.data), 12, sample.end)
+]
+
+
+def asked(stream: bytes, size: tuple[int, int]) -> int:
+    return vp8l.asked(vp8l.Bits(memoryview(stream), vp8l.MAX_READS, math.inf), *size)
+
+
+@pytest.mark.parametrize(("name", "stream", "size"), LOSSLESS, ids=[name for name, *_ in LOSSLESS])
+def test_a_lossless_picture_never_asks_for_more_tables_than_its_size_allows(name, stream, size):
+    assert 0 < asked(stream, size) <= vp8l.most(*size)
+
+
+def test_where_prefix_codes_cannot_be_counted_libwebp_cannot_decode_either():
+    sample = encode(photo(161, 121), "WEBP", lossless=True, method=6)
+    rng = random.Random(3)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(sample)
+        data[rng.randrange(25, 400)] ^= 1 << rng.randrange(8)
+        try:
+            asked(bytes(data[25:]), (161, 121))
+        except ApiError:
+            refused += 1
+            with pytest.raises(ApiError):
+                decode(data, walk(data, 100_000))
+    assert refused > 50
+
+
+def test_prefix_codes_of_endless_length_are_not_counted():
+    with pytest.raises(ApiError) as caught:
+        vp8l.asked(
+            vp8l.Bits(memoryview(webp_of_groups(9, 1024))[25:], 50_000, math.inf), 1024, 1024
+        )
+    assert "longer than programs write" in caught.value.detail
 
 
 def test_twenty_thousand_mutated_files_raise_nothing_but_refusals():
