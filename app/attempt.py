@@ -59,7 +59,7 @@ class Attempt:
         self._api_key = api_key
         self._redis, self._store, self._usage = redis, store, usage
         lock_seconds = int(seconds) + RENEW_SECONDS + 5
-        self._entry = Entry(api_key.id, self.name, idempotency_key, lock_seconds)
+        self._entry = Entry(api_key.digest, self.name, idempotency_key, lock_seconds)
         self._clock = clock
         self._renew_at = 0.0
         self._object_key: str | None = None  # as soon as the store may have an object

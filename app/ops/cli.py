@@ -10,10 +10,12 @@ import secrets
 import shutil
 import sys
 import zlib
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, cast
 
 import click
@@ -31,9 +33,12 @@ from app.records.keys import (
     ApiKey,
     UnreadableError,
     digest_of,
+    id_of,
     parse_expiry,
     read_record,
     read_records,
+    roles_in,
+    timestamp,
 )
 from app.service import Service
 
@@ -157,10 +162,12 @@ def create(
     }
     record = {field: value for field, value in given.items() if value} or {"name": ""}
     digest = digest_of(key)
+    if from_stdin:
+        _refuse_shared_id(digest)
     if not _add(digest, record):
-        raise click.ClickException(f"This key is there already: {digest[:12]}.")
+        raise click.ClickException(f"This key is there already: {id_of(digest)}.")
     _tell_new(key, digest, as_json=as_json, shown=not from_stdin)
-    if not _roles({b"roles": record.get("roles", "").encode()}):
+    if not roles_in(" ".join(roles)):
         click.secho("It has no role: every upload with it is refused.", fg="yellow", err=True)
 
 
@@ -176,6 +183,15 @@ def _read_key() -> str:
     return key
 
 
+def _refuse_shared_id(digest: str) -> None:
+    """Keys that were made elsewhere may be made so that they share an id, and with it a rate."""
+    if _digests(id_of(digest)) - {digest}:
+        raise click.ClickException(
+            f"Another key has the id {id_of(digest)}: they would share rate and usage."
+            " Make this key anew."
+        )
+
+
 def _add(digest: str, record: Mapping[str, str] | Mapping[bytes, bytes]) -> bool:
     """Write a record unless there is one."""
     script = """if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
@@ -185,11 +201,11 @@ redis.call('HSET', KEYS[1], unpack(ARGV)) return 1"""
 
 
 def _tell_new(key: str, digest: str, *, as_json: bool, shown: bool) -> None:
-    told = {"id": digest[:12]} | ({"key": key} if shown else {})
+    told = {"id": id_of(digest)} | ({"key": key} if shown else {})
     if as_json:
         click.echo(json.dumps(told))
         return
-    click.echo(f"id:  {digest[:12]}")
+    click.echo(f"id:  {id_of(digest)}")
     if shown:
         click.echo(f"key: {key}")
         click.secho("Keep it now: it is not stored and cannot be shown again.", err=True)
@@ -210,7 +226,7 @@ def list_keys(name: str, role: str | None, as_json: bool) -> None:
             digest: record
             for digest, record in records
             if name.lower() in _text(record, "name").lower()
-            and (role is None or role in _roles(record))
+            and (role is None or role in roles_in(_text(record, "roles")))
         }
         rows |= _rows(found)
     table = sorted(rows.values(), key=lambda row: (row["name"].lower(), row["id"]))
@@ -242,26 +258,25 @@ def _text(record: Mapping[bytes, bytes], field: str) -> str:
     return record.get(field.encode(), b"").decode(errors="replace")
 
 
-def _roles(record: Mapping[bytes, bytes]) -> list[str]:
-    return _text(record, "roles").replace(",", " ").split()
-
-
 def _rows(records: Mapping[str, Mapping[bytes, bytes]]) -> dict[str, dict[str, str]]:
     """The records as ``list`` and ``show`` tell them, by digest."""
-    ids = [digest[:12] for digest in records]
+    ids = [id_of(digest) for digest in records]
     today = usage.read_many(_service().redis, ids, datetime.now(UTC))
-    pairs = zip(records.items(), today, strict=True)
-    return {digest: _row(digest, record, counts) for (digest, record), counts in pairs}
+    last_used = usage.last_used(_service().redis, ids)
+    parts = zip(records.items(), today, last_used, strict=True)
+    return {digest: _row(digest, record, day, last) for (digest, record), day, last in parts}
 
 
-def _row(digest: str, record: Mapping[bytes, bytes], today: dict[str, int]) -> dict[str, str]:
+def _row(
+    digest: str, record: Mapping[bytes, bytes], today: dict[str, int], last_used: str
+) -> dict[str, str]:
     return {
         "name": _text(record, "name"),
-        "id": digest[:12],
-        "roles": " ".join(_roles(record)),
+        "id": id_of(digest),
+        "roles": " ".join(roles_in(_text(record, "roles"))),
         "rate_limit": _text(record, "rate_limit") or str(_service().config.rate_limit),
         "expires_at": _text(record, "expires_at"),
-        "last_used_at": _text(record, "last_used_at"),
+        "last_used_at": last_used,
         "uploads_today": str(today.get("uploads", 0)),
         "state": _state(digest, record),
     }
@@ -328,13 +343,18 @@ def _find(key_id: str) -> str:
     """The digest of the one key whose id starts so."""
     if not re.fullmatch(r"[0-9a-f]{1,64}", key_id):
         raise click.ClickException("An id has the digits 0-9 and a-f.")
-    names = _service().redis.scan_iter(match=f"{PREFIX}{key_id}*", count=_SCAN)
-    digests = sorted({each for each in map(_suffix, names) if _DIGEST.fullmatch(each)})
+    digests = _digests(key_id)
     if not digests:
         raise click.ClickException(f"No key has the id {key_id}.")
     if len(digests) > 1:
         raise click.ClickException(f"{len(digests)} keys have ids that start with {key_id}.")
-    return digests[0]
+    return digests.pop()
+
+
+def _digests(start: str) -> set[str]:
+    """The SHA-256 of every key that has a record and whose SHA-256 starts so."""
+    names = _service().redis.scan_iter(match=f"{PREFIX}{start}*", count=_SCAN)
+    return {each for each in map(_suffix, names) if _DIGEST.fullmatch(each)}
 
 
 def _find_record(key_id: str) -> tuple[str, dict[bytes, bytes]]:
@@ -342,7 +362,7 @@ def _find_record(key_id: str) -> tuple[str, dict[bytes, bytes]]:
     digest = _find(key_id)
     record = read_record(_service().redis, digest)
     if not record:
-        raise click.ClickException(f"The record of {digest[:12]} is not a hash.")
+        raise click.ClickException(f"The record of {id_of(digest)} is not a hash.")
     return digest, record
 
 
@@ -380,7 +400,7 @@ def enable(key_id: str) -> None:
 def _set(key_id: str, field: str, value: str) -> None:
     digest, _ = _find_record(key_id)
     _service().redis.hset(PREFIX + digest, field, value)
-    click.echo(f"{digest[:12]}: {field} {value}")
+    click.echo(f"{id_of(digest)}: {field} {value}")
 
 
 @keys.command()
@@ -394,7 +414,7 @@ def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
     state = _state(digest, record)
     if state != "good":
         raise click.ClickException(
-            f"{digest[:12]} is {state}: its successor could do more than it."
+            f"{id_of(digest)} is {state}: its successor could do more than it."
         )
     inherited = {
         field: value
@@ -407,7 +427,7 @@ def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
     end = datetime.now(UTC) + overlap
     earlier = ApiKey.parse(digest, record, _service().config.rate_limit).expires_at
     if earlier is None or earlier > end:
-        _service().redis.hset(PREFIX + digest, "expires_at", f"{end:%Y-%m-%dT%H:%M:%SZ}")
+        _service().redis.hset(PREFIX + digest, "expires_at", timestamp(end))
     _tell_new(key, successor, as_json=as_json, shown=True)
 
 
@@ -420,16 +440,19 @@ def delete(key_id: str, yes: bool) -> None:
     digest = _find(key_id)
     name = _printable(_text(read_record(_service().redis, digest), "name"))
     if not yes:
-        click.confirm(f"Delete {digest[:12]} ({name})?", abort=True)
-    _service().redis.delete(PREFIX + digest)
-    click.echo(f"{digest[:12]}: deleted")
+        click.confirm(f"Delete {id_of(digest)} ({name})?", abort=True)
+    for record in (PREFIX + digest, usage.last_used_name(id_of(digest))):  # of a Cluster: two nodes
+        _service().redis.delete(record)
+    click.echo(f"{id_of(digest)}: deleted")
 
 
 @keys.command()
 @_command
 def check() -> None:
-    """Find unreadable records and plain keys (exit status 1), and what will soon trouble."""
-    problems = sorted(each for batch in _batches() for each in _problems_of(batch))
+    """Find unreadable records, plain keys and shared ids (exit status 1); warn of trouble."""
+    ids = array("Q")  # of a million keys eight megabytes
+    problems = sorted(each for batch in _batches() for each in _problems_of(batch, ids))
+    problems += _shared_ids(ids)
     for severity, shown, problem in problems:
         click.secho(
             f"{severity}: {shown}: {problem}", fg="red" if severity == "error" else "yellow"
@@ -439,11 +462,22 @@ def check() -> None:
     click.echo("All records can be read.")
 
 
-def _problems_of(batch: list[str]) -> Iterator[tuple[str, str, str]]:
+def _shared_ids(ids: "array[int]") -> Iterator[tuple[str, str, str]]:
+    """The ids that two records have. SCAN may give one name twice, so those are read once more."""
+    twice = {f"{one:012x}" for one, other in pairwise(sorted(ids)) if one == other}
+    digests = {each for batch in (_batches() if twice else ()) for each in batch}
+    shared = Counter(id_of(each) for each in digests if id_of(each) in twice)
+    for key_id, count in sorted(shared.items()):
+        if count > 1:
+            yield "error", key_id, f"{count} keys have this id, and share rate and usage"
+
+
+def _problems_of(batch: list[str], ids: "array[int]") -> Iterator[tuple[str, str, str]]:
     good = [digest for digest in batch if _DIGEST.fullmatch(digest)]
+    ids.extend(int(id_of(digest), 16) for digest in good)
     records = dict(zip(good, read_records(_service().redis, good), strict=True))
     for digest in batch:
-        shown = digest[:12] if digest in records else f"{PREFIX}{_printable(digest[:4])}…"
+        shown = id_of(digest) if digest in records else f"{PREFIX}{_printable(digest[:4])}…"
         for severity, problem in _problems(records.get(digest)):
             yield severity, shown, problem
 
@@ -464,7 +498,7 @@ def _problems(record: Mapping[bytes, bytes] | None) -> Iterator[tuple[str, str]]
         yield "warning", "no roles: every upload is refused"
     now = datetime.now(UTC)
     if key.expires_at and now < key.expires_at < now + _SOON:
-        yield "warning", f"expires soon, at {key.expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        yield "warning", f"expires soon, at {timestamp(key.expires_at)}"
 
 
 @keys.command("usage")
@@ -479,7 +513,7 @@ def show_usage(key_id: str, days: int, as_json: bool) -> None:
     rows = []
     for back in range(days):
         day = now - timedelta(days=back)
-        if counts := usage.read(_service().redis, digest[:12], day):
+        if counts := usage.read(_service().redis, id_of(digest), day):
             names = ("uploads", "bytes", "rejected", "rate_limited")
             rows.append({"day": f"{day:%Y-%m-%d}"} | {name: counts.get(name, 0) for name in names})
     if as_json:

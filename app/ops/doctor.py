@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 
 from app.config import Config, Rate
 from app.errors import ApiError
-from app.records import journal, ratelimit
+from app.records import journal, ratelimit, usage
 from app.records.client import redis_errors
 from app.records.journal import Entry, Result
 from app.service import Service
@@ -158,6 +158,7 @@ def _rights(service: Service) -> Finding:
             ended.commit(pipe, Result("", "", 0, 0, 0, 0, ""))
             pipe.hincrby(counter, "uploads", 1)
             pipe.expire(counter, 1)
+            pipe.set(usage.last_used_name(_PROBE_ID), b"", px=1000)
             pipe.set("ready:check", b"1", px=1000)
             pipe.execute()
             for _ in journal.claim(service.redis):

@@ -67,6 +67,15 @@ def run_script(
     return command("EVAL", script, len(keys), *keys, *args)
 
 
+def is_wrong_type(answer: Any) -> bool:
+    """Whether Redis holds something of another type under that name; raises any other failure."""
+    if not isinstance(answer, Exception):
+        return False
+    if not str(answer).startswith("WRONGTYPE"):
+        raise answer
+    return True
+
+
 def _options(config: Config) -> dict[str, Any]:
     return {
         "socket_timeout": config.redis_timeout,

@@ -111,20 +111,23 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One upload under way: its random name and, if sent, its idempotency key."""
+    """One upload under way: its random name and, if sent, its idempotency key.
 
-    key_id: str
+    ``digest`` is the API key's SHA-256, whole: two keys may have one id.
+    """
+
+    digest: str
     name: str
     idempotency_key: str | None
     lock_seconds: int
 
     @property
     def _keys(self) -> list[str]:
-        shard = f"{{{self.key_id[0]}}}"
+        shard = f"{{{self.digest[0]}}}"
         keys = [f"pending:{shard}", f"sweeping:{shard}"]
         if self.idempotency_key is not None:
-            digest = hashlib.sha256(self.idempotency_key.encode()).hexdigest()
-            keys.append(f"idempotency:{shard}:{self.key_id}:{digest}")
+            scoped = f"{self.digest}:{self.idempotency_key}"
+            keys.append(f"idempotency:{shard}:{hashlib.sha256(scoped.encode()).hexdigest()}")
         return keys
 
     def begin(self, pipe: Pipeline | Redis) -> Any:

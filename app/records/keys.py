@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 
 from app.config import Rate, parse_flag, parse_metadata
 from app.errors import ApiError
-from app.records.client import redis_errors
+from app.records.client import is_wrong_type, redis_errors
 
 log = logging.getLogger("uploader.keys")
 
@@ -69,7 +69,7 @@ class ApiKey:
         return cls(
             digest=digest,
             name=fields.read("name", str) or "",
-            roles=fields.read("roles", _roles) or frozenset(),
+            roles=frozenset(fields.read("roles", roles_in) or ()),
             rate=fields.read("rate_limit", Rate.parse) or default_rate,
             expires_at=fields.read("expires_at", parse_expiry),
             disabled=fields.read("disabled", parse_flag) or False,
@@ -78,8 +78,8 @@ class ApiKey:
 
     @property
     def id(self) -> str:
-        """What logs, counters and metadata show: the first 12 digits of the digest."""
-        return self.digest[:12]
+        """What logs, counters and metadata show, see ``id_of``."""
+        return id_of(self.digest)
 
     def usable(self, now: datetime) -> bool:
         """Neither disabled nor expired."""
@@ -136,7 +136,7 @@ class KeyStore:
         except UnreadableError as error:
             log.warning(
                 "the record of key %s cannot be read: the field %s %s",
-                digest[:12],
+                id_of(digest),
                 error,
                 error.problem,
             )
@@ -147,6 +147,11 @@ def digest_of(key: str | bytes) -> str:
     """The SHA-256 of a key, as in the name of its record."""
     data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
     return hashlib.sha256(data).hexdigest()
+
+
+def id_of(digest: str) -> str:
+    """The id of a key: the first 12 hex digits of its SHA-256, 48 bits. No secret, and no proof."""
+    return digest[:12]
 
 
 def read_record(redis: Redis, digest: str) -> dict[bytes, bytes]:
@@ -169,12 +174,15 @@ def read_records(redis: Redis, digests: Sequence[str]) -> list[dict[bytes, bytes
 
 
 def _record(digest: str, answer: Any) -> dict[bytes, bytes]:
-    if not isinstance(answer, Exception):
-        return dict(answer)
-    if not str(answer).startswith("WRONGTYPE"):
-        raise answer
-    log.warning("the record of key %s cannot be read: it is no hash", digest[:12])
-    return {}
+    if is_wrong_type(answer):
+        log.warning("the record of key %s cannot be read: it is no hash", id_of(digest))
+        return {}
+    return dict(answer)
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment as records have it: RFC 3339 in UTC, whole seconds."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def parse_expiry(text: str) -> datetime:
@@ -212,5 +220,6 @@ def _shown(name: bytes) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-def _roles(text: str) -> frozenset[str]:
-    return frozenset(text.replace(",", " ").split())
+def roles_in(text: str) -> list[str]:
+    """The names in a field ``roles``, which spaces or commas separate."""
+    return text.replace(",", " ").split()

@@ -21,33 +21,40 @@ _SUB_WINDOWS = 60
 
 # KEYS[1] the counter. ARGV: limit, window in ms, sub-window in ms, cost (0 or 1).
 # Returns {allowed, remaining, ms until the next is released, ms until one may pass}.
-# The clock is the server's, so that many processes and machines share one.
+# The clock is the server's, so that many processes and machines share one. What is later than
+# now, because that clock was set back, counts as now: it would hold the key until then.
 _COUNT = """
 local limit, window, width = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local cost = tonumber(ARGV[4])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fields = redis.call('HGETALL', KEYS[1])
-local used, live, old = 0, {}, {}
+local used, fresh, live, old = 0, 0, {}, {}
 for i = 1, #fields, 2 do
   local count, last = string.match(fields[i + 1], '^(%d+) (%d+)$')
-  if count and last + window > now then
-    used = used + count
-    live[#live + 1] = {tonumber(last), tonumber(count)}
-  else
+  count, last = tonumber(count), tonumber(last)
+  if not count or last + window <= now then
     old[#old + 1] = fields[i]
+  else
+    used = used + count
+    if last <= now then
+      live[#live + 1] = {last, count}
+    else
+      old[#old + 1] = fields[i]
+      fresh = fresh + count
+    end
   end
 end
 local allowed = used < limit
+if cost > 0 and allowed then used, fresh = used + 1, fresh + 1 end
+if fresh > 0 then live[#live + 1] = {now, fresh} end
 if cost > 0 then
   if #old > 0 then redis.call('HDEL', KEYS[1], unpack(old)) end
-  if allowed then
+  if fresh > 0 then
     local field = string.format('%.0f', math.floor(now / width))
     local count = string.match(redis.call('HGET', KEYS[1], field) or '0', '^%d+')
-    redis.call('HSET', KEYS[1], field, string.format('%.0f %.0f', count + 1, now))
+    redis.call('HSET', KEYS[1], field, string.format('%.0f %.0f', count + fresh, now))
     redis.call('PEXPIRE', KEYS[1], window + width)
-    used = used + 1
-    live[#live + 1] = {now, 1}
   end
 end
 table.sort(live, function(a, b) return a[1] < b[1] end)

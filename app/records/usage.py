@@ -3,27 +3,19 @@
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
 
-from app.records.client import run_script
+from app.records.client import is_wrong_type
+from app.records.keys import id_of, timestamp
 
 KEEP_SECONDS = 90 * 86400
+_LAST_USED_SECONDS = 400 * 86400  # who looks for unused keys may do so once a year
 _TOUCH_SECONDS = 60
 _MOST_REMEMBERED = 10_000
-
-# Only where the record still is: a deleted key must not come back. The times
-# are text of one form, so that they compare as text.
-_TOUCH = """
-local last = redis.call('HGET', KEYS[1], 'last_used_at')
-if redis.call('EXISTS', KEYS[1]) == 1 and not (last and last > ARGV[2]) then
-  redis.call('HSET', KEYS[1], 'last_used_at', ARGV[1])
-end
-return 1
-"""
 
 
 class Usage:
@@ -51,15 +43,13 @@ class Usage:
             "rejected": rejected,
             "rate_limited": rate_limited,
         }
-        key = name_of(digest[:12], now)
+        key = name_of(id_of(digest), now)
         for field, count in counts.items():
             if count:
                 pipe.hincrby(key, field, count)
         pipe.expire(key, KEEP_SECONDS)
         if self._due(digest):
-            earlier = now - timedelta(seconds=_TOUCH_SECONDS)
-            times = (f"{each:%Y-%m-%dT%H:%M:%SZ}" for each in (now, earlier))
-            run_script(pipe, _TOUCH, [f"apikey:{digest}"], *times)
+            pipe.set(last_used_name(id_of(digest)), timestamp(now), ex=_LAST_USED_SECONDS)
 
     def _due(self, digest: str) -> bool:
         """At most once a minute and key in this process."""
@@ -74,8 +64,13 @@ class Usage:
 
 
 def name_of(key_id: str, day: datetime) -> str:
-    """The counter's name in Redis."""
+    """The counter's name in Redis, for the key with this id."""
     return f"usage:{key_id}:{day:%Y-%m-%d}"
+
+
+def last_used_name(key_id: str) -> str:
+    """Where it stands in Redis when the key with this id was last used."""
+    return f"lastused:{key_id}"
 
 
 def read(redis: Redis, key_id: str, day: datetime) -> dict[str, int]:
@@ -91,10 +86,19 @@ def read_many(redis: Redis, key_ids: Sequence[str], day: datetime) -> list[dict[
         return [_counts(answer) for answer in pipe.execute(raise_on_error=False)]
 
 
+def last_used(redis: Redis, key_ids: Sequence[str]) -> list[str]:
+    """When each key was last used, at most a minute late; empty when it is not known."""
+    with redis.pipeline(transaction=False) as pipe:
+        for key_id in key_ids:
+            pipe.get(last_used_name(key_id))
+        answers = pipe.execute(raise_on_error=False)
+    return [
+        "" if is_wrong_type(each) else (each or b"").decode(errors="replace") for each in answers
+    ]
+
+
 def _counts(answer: Any) -> dict[str, int]:
     """What is no count, because someone wrote it by hand, does not count."""
-    if isinstance(answer, Exception):
-        if str(answer).startswith("WRONGTYPE"):
-            return {}
-        raise answer
+    if is_wrong_type(answer):
+        return {}
     return {field.decode(): int(count) for field, count in answer.items() if count.isdigit()}

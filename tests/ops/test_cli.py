@@ -123,6 +123,15 @@ def test_create_does_not_touch_a_key_that_is_there(run, redis):
     assert dump(redis) == before
 
 
+def test_create_refuses_a_key_whose_id_another_key_has(run, redis):
+    shared = digest("f" * 64)[:12]
+    redis.hset(f"apikey:{shared}{'0' * 52}", mapping={"roles": "uploader"})
+    before = dump(redis)
+    output = run("create", "X", "--stdin", "--role", "uploader", typed="f" * 64, status=1).output
+    assert f"Another key has the id {shared}" in output
+    assert dump(redis) == before
+
+
 @pytest.mark.parametrize(
     ("typed", "says"),
     [
@@ -160,7 +169,8 @@ def test_create_refuses_what_could_not_be_read_again(run, redis, option):
 def test_list_shows_the_keys_by_name(run, redis):
     add(redis, "a" * 40, name="Web shop", roles="uploader", rate_limit="5/day")
     add(redis, "b" * 40, name="archive", roles="reader,uploader", expires_at="2020-01-01")
-    add(redis, "c" * 40, name="Magazine", disabled="yes", last_used_at="2026-07-01T10:00:00Z")
+    add(redis, "c" * 40, name="Magazine", disabled="yes")
+    redis.set(f"lastused:{digest('c' * 40)[:12]}", "2026-07-01T10:00:00Z")
     redis.hset(f"usage:{digest('a' * 40)[:12]}:{day()}", "uploads", 7)
     lines = run("list").stdout.splitlines()
     headings = "NAME ID ROLES RATE EXPIRES LAST USED TODAY STATE"
@@ -211,7 +221,8 @@ def test_list_tells_unreadable_records_and_leaves_out_what_is_no_record(run, red
 
 
 def test_tables_hold_no_characters_that_move_the_cursor(run, redis):
-    key_digest = add(redis, name="\x1b[2J\rA\nB", roles="\x1b]0;x\x07", last_used_at="\x1b[1A")
+    key_digest = add(redis, name="\x1b[2J\rA\nB", roles="\x1b]0;x\x07")
+    redis.set(f"lastused:{key_digest[:12]}", "\x1b[1A")
     for arguments in (["list"], ["show", key_digest[:12]], ["delete", key_digest, "--yes"]):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", run(*arguments).output)
 
@@ -366,6 +377,7 @@ def test_delete_asks_first(run, redis):
     refused = run("delete", key_digest[:12], typed="n\n", status=1)
     assert "Magazine CMS" in refused.output
     assert redis.exists(f"apikey:{key_digest}")
+    redis.set(f"lastused:{key_digest[:12]}", "2026-07-01T10:00:00Z")
     run("delete", key_digest[:12], typed="y\n")
     assert redis.keys() == []
 
@@ -410,6 +422,30 @@ def test_check_finds_unreadable_records_and_plain_keys(run, redis):
     assert good[:12] not in output
     assert plain not in output
     assert "\x1b" not in output
+
+
+def test_check_finds_ids_that_two_keys_share(run, redis):
+    good = add(redis, "g" * 40, roles="uploader")
+    for rest in ("0", "1", "2"):
+        redis.hset(f"apikey:0123456789ab{rest * 52}", mapping={"roles": "uploader"})
+    for number in range(1000):  # more than one batch
+        add(redis, f"{number:040}", roles="uploader")
+    output = run("check", status=1).stdout
+    assert output == "error: 0123456789ab: 3 keys have this id, and share rate and usage\n"
+    assert good[:12] not in output
+
+
+def test_check_takes_one_name_that_a_scan_gives_twice_for_one_key(run, redis, monkeypatch):
+    add(redis, roles="uploader")
+    names = list(redis.scan_iter()) * 2
+    monkeypatch.setattr(redis, "scan_iter", lambda **_: iter(names))
+    assert run("check").stdout == "All records can be read.\n"
+
+
+def test_check_tells_the_expiry_in_utc(run, redis):
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0) + timedelta(days=3)
+    add(redis, roles="uploader", expires_at=f"{noon:%Y-%m-%dT%H:%M:%S}+02:00")
+    assert f"expires soon, at {noon:%Y-%m-%d}T10:00:00Z" in run("check").stdout
 
 
 def test_usage_tells_a_line_a_day(run, redis):

@@ -9,8 +9,8 @@ from app.records.journal import Entry, Result
 RESULT = Result("uploads/n.png", "image/png", 10, 1, 2, 1, "ab" * 32)
 
 
-def entry(name="n1", repeat_key="k", key_id="a23456789012"):
-    return Entry(key_id, name, repeat_key, 40)
+def entry(name="n1", repeat_key="k", digest="a" * 64):
+    return Entry(digest, name, repeat_key, 40)
 
 
 def later(redis, seconds):
@@ -116,7 +116,7 @@ def test_a_failed_repeat_does_not_free_the_first_ones_key(redis):
 
 def test_keys_of_different_api_keys_are_different(redis):
     entry().begin(redis)
-    assert journal.replay(entry("n2", key_id="a99999999999").begin(redis)) is None
+    assert journal.replay(entry("n2", digest="a" * 12 + "9" * 52).begin(redis)) is None
 
 
 def test_a_commit_that_is_sent_twice_succeeds_twice(redis):

@@ -13,33 +13,24 @@ KEY = "0123456789ab"
 
 
 class Clock:
-    """Stands for the server's clock in a script: fakeredis has only the real one."""
+    """The clock of a fake server: it stands still until a test moves it. Milliseconds."""
 
     def __init__(self, redis):
         self.redis = redis
         self.now = 1_800_000_000_000
-        self.script = ratelimit._COUNT.replace(
-            "local time = redis.call('TIME')", "local time = {ARGV[5] / 1000, 0}"
-        ).replace("time[1] * 1000 + math.floor(time[2] / 1000)", "tonumber(ARGV[5])")
+
+    def time(self):
+        return self.now / 1000
 
     def request(self, rate, cost=1):
-        window = rate.period * 1000
-        answer = self.redis.eval(
-            self.script,
-            1,
-            f"ratelimit:{KEY}",
-            rate.limit,
-            window,
-            max(1, window // 60),
-            cost,
-            self.now,
-        )
-        return ratelimit.state(rate, answer)
+        return request(self.redis, rate, cost)
 
 
 @pytest.fixture
-def clock(redis):
-    return Clock(redis)
+def clock(redis, monkeypatch):
+    clock = Clock(redis)
+    monkeypatch.setattr("fakeredis.commands_mixins.server_mixin.time", clock)
+    return clock
 
 
 def request(redis, rate, cost=1):
@@ -131,6 +122,38 @@ def test_parallel_requests_pass_exactly_the_limit(server):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert sum(passed) == 60
+
+
+@pytest.mark.parametrize("back", [1, 999, 3600_000, 400 * 86400_000])
+def test_a_clock_that_was_set_back_holds_no_key_longer_than_the_window(clock, back):
+    rate = Rate(3, 60)
+    assert [clock.request(rate).allowed for _ in range(4)] == [True, True, True, False]
+    clock.now -= back
+    refused = clock.request(rate)
+    assert not refused.allowed
+    assert 1 <= refused.retry_after <= 60
+    assert clock.request(rate, cost=0).reset <= 60
+    clock.now += 60_000
+    assert [clock.request(rate).allowed for _ in range(4)] == [True, True, True, False]
+
+
+def test_what_was_counted_before_the_clock_was_set_back_counts_until_the_window_is_over(clock):
+    rate = Rate(3, 60)
+    clock.request(rate), clock.request(rate)
+    clock.now -= 3600_000
+    assert [clock.request(rate).remaining for _ in range(2)] == [0, 0]
+    clock.now += 59_999
+    assert not clock.request(rate).allowed
+    clock.now += 1
+    assert clock.request(rate).remaining == 2
+
+
+def test_a_clock_that_jumps_to_and_fro_costs_no_more_memory(clock):
+    rate = Rate(1_000_000, 60)
+    for number in range(500):
+        clock.now += 61_001 if number % 3 else -120_500
+        clock.request(rate)
+    assert clock.redis.hlen(f"ratelimit:{KEY}") <= 62
 
 
 def test_over_the_rate_is_429_with_the_time_to_wait(redis):

@@ -70,9 +70,15 @@ def test_nothing_to_count_leaves_nothing(redis):
     assert redis.keys("usage:*") == []
 
 
-def test_last_use_is_noted_on_the_record(redis):
+def test_last_use_is_noted_beside_the_record_and_never_in_it(redis):
     record(redis, Usage(), uploads=1)
-    assert stamp(5) <= redis.hget(RECORD, "last_used_at").decode() <= stamp(0)
+    assert stamp(5) <= redis.get(f"lastused:{ID}").decode() <= stamp(0)
+    assert redis.hgetall(RECORD) == {b"roles": b"uploader"}
+
+
+def test_last_use_is_forgotten_after_400_days_without_use(redis):
+    record(redis, Usage(), uploads=1)
+    assert 400 * 86400 - 5 <= redis.ttl(f"lastused:{ID}") <= 400 * 86400
 
 
 def test_last_use_never_brings_a_deleted_record_back(redis):
@@ -82,21 +88,21 @@ def test_last_use_never_brings_a_deleted_record_back(redis):
     assert redis.keys("apikey:*") == []
 
 
-def test_one_process_asks_for_a_keys_last_use_once_a_minute(redis):
+def test_one_process_notes_a_keys_last_use_once_a_minute(redis):
     counter = Usage()
     first = len(record(redis, counter, uploads=1))
     assert [len(record(redis, counter, uploads=1)) for _ in range(5)] == [first - 1] * 5
-    redis.hset(RECORD, "last_used_at", "")
+    redis.delete(f"lastused:{ID}")
     record(redis, counter, uploads=1)
-    assert redis.hget(RECORD, "last_used_at") == b""
+    assert redis.exists(f"lastused:{ID}") == 0
 
 
-@pytest.mark.parametrize(("ago", "written"), [(0, False), (50, False), (61, True), (86400, True)])
-def test_many_processes_together_write_it_once_a_minute(redis, ago, written):
-    before = stamp(ago)
-    redis.hset(RECORD, "last_used_at", before)
-    record(redis, Usage(), uploads=1)
-    assert (redis.hget(RECORD, "last_used_at").decode() > before) is written
+def test_last_use_is_read_for_many_keys_and_odd_records_tell_nothing(redis):
+    redis.set("lastused:a", "2026-07-01T10:00:00Z")
+    redis.set("lastused:b", b"\xff")
+    redis.hset("lastused:c", "x", "y")
+    read = usage.last_used(redis, ["a", "b", "c", "d"])
+    assert read == ["2026-07-01T10:00:00Z", "\N{REPLACEMENT CHARACTER}", "", ""]
 
 
 def test_a_process_remembers_only_so_many_keys(redis):

@@ -336,7 +336,7 @@ def test_a_dump_of_redis_holds_no_key_and_nothing_else_without_an_expiry(
     assert {name.partition(b":")[0] for name in lasting} == {b"apikey"}
     assert len(lasting) == 3
     assert set(client.hgetall(record_name(reader))) == {b"roles"}
-    assert set(client.hgetall(record_name(good))) == {b"name", b"roles", b"last_used_at"}
+    assert set(client.hgetall(record_name(good))) == {b"name", b"roles"}
 
 
 def test_usage_counts_each_answer_in_its_field(service, api_key, redis_client):
@@ -357,13 +357,15 @@ def test_usage_counts_each_answer_in_its_field(service, api_key, redis_client):
     assert 89 * 86400 < redis_client.ttl(usage_name(key)) <= 90 * 86400
 
 
-def test_last_use_is_written_once_for_many_uploads(service, api_key, redis_client):
+def test_when_a_key_was_last_used_stands_beside_its_record(service, api_key, redis_client):
     key = api_key()
+    record = redis_client.hgetall(record_name(key))
     assert service.upload(PNG, key).status == 200
-    first = wait_until(lambda: redis_client.hget(record_name(key), "last_used_at"))
-    for _ in range(10):  # whichever worker answers
-        assert service.upload(PNG, key).status == 200
-    assert redis_client.hget(record_name(key), "last_used_at") == first
+    name = f"lastused:{key_id(key)}"
+    noted = wait_until(lambda: redis_client.get(name)).decode()
+    assert re.fullmatch(time.strftime(r"%Y-%m-%dT\d\d:\d\d:\d\dZ", time.gmtime()), noted)
+    assert redis_client.ttl(name) > 399 * 86400
+    assert redis_client.hgetall(record_name(key)) == record
 
 
 def test_the_service_logs_the_id_and_never_the_key(service, api_key):
@@ -415,7 +417,6 @@ def test_tables_fit_the_terminal_and_are_coloured_there(valkey_alone, columns):
         "roles": "uploader, reader, proof-reader",
         "rate_limit": "120/minute",
         "expires_at": "2999-01-31T12:00:00+02:00",
-        "last_used_at": "2026-07-01T10:00:00Z",
         "disabled": "perhaps",
     }
     valkey_alone.client.hset(name, mapping=record)

@@ -46,6 +46,7 @@ def test_the_service_works_with_its_rights_and_is_denied_nothing_that_counts(
     assert 429 in [service.upload(photo, key).status for _ in range(6)]
     wait_until(lambda: guarded.admin.zscore("sweeping:{0}", left_over))
     wait_until(lambda: list(guarded.admin.scan_iter(f"usage:{key_id(key)}:*")))
+    wait_until(lambda: guarded.admin.get(f"lastused:{key_id(key)}"))
     service.signal(signal.SIGTERM)
     assert service.popen.wait(60) == 0
     denied = {entry["object"] for entry in guarded.admin.acl_log()}
@@ -73,7 +74,12 @@ def test_the_service_works_with_its_rights_and_is_denied_nothing_that_counts(
         "GET other",
         "SET other 1",
         "HGETALL session:1",
-        "DEL apikey:a",
+        *("DEL apikey:a", "HSET apikey:a roles uploader", "HDEL apikey:a disabled"),
+        *("EXPIRE apikey:a 1", "PERSIST apikey:a", "COPY apikey:a apikey:b", "SET apikey:a 1"),
+        *("GET lastused:a", "DEL lastused:a", "HSET lastused:a roles uploader"),
+        "EVAL redis.call('HSET','apikey:a','roles','uploader') 0",
+        "EVAL redis.call('HSET',KEYS[1],'roles','uploader') 1 apikey:a",
+        "EVAL redis.call('HSET','apikey:a','roles','uploader') 1 ratelimit:a",
         "RENAME apikey:a apikey:b",
         "GET ready:check",
         "RESTORE apikey:a 0 x",
