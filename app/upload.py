@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
-from werkzeug.http import parse_list_header
 
 from app.attempt import Attempt
 from app.config import MAX_FILE_SIZE
@@ -23,7 +22,7 @@ from app.records.journal import Result
 from app.records.keys import ApiKey
 from app.service import Service
 from app.store.bucket import StoredObject, encode_filename
-from app.web import digest, idempotency
+from app.web import headers
 
 ROLE = "uploader"
 """The role that an API key needs to upload."""
@@ -42,7 +41,7 @@ def upload_image() -> Response:
     with attempt, _receive(service, attempt) as form:
         deadline = time.monotonic() + service.config.upload_timeout
         sha256 = hashlib.sha256(form.image).hexdigest()
-        digest.check(sha256, fields=form.sha256, header=form.content_digest)
+        headers.check_digest(sha256, fields=form.sha256, header=form.content_digest)
         if attempt.earlier is not None:
             return _answer(service, attempt.replay(sha256), replayed=True)
         with _stage("inspect"):
@@ -101,7 +100,7 @@ def _admit(service: Service, api_key: ApiKey) -> Attempt:
     invalid: ApiError | None = None
     repeat_key: str | None = None
     try:
-        repeat_key = idempotency.parse(request.headers.get("Idempotency-Key"))
+        repeat_key = headers.idempotency_key(request.headers.get("Idempotency-Key"))
     except ApiError as error:
         invalid = error  # counted, and only then refused
     attempt = Attempt(
@@ -165,7 +164,7 @@ def _object(api_key: ApiKey, form: Form, result: Result) -> StoredObject:
 def _answer(service: Service, result: Result, *, replayed: bool = False) -> Response:
     g.object_key = result.key
     data: dict[str, Any] = {"key": result.key}
-    representation = _wants_representation(request.headers.get("Prefer", ""))
+    representation = headers.wants_representation(request.headers.get("Prefer", ""))
     if representation:
         data = asdict(result)
         if service.config.public_url:
@@ -176,12 +175,3 @@ def _answer(service: Service, result: Result, *, replayed: bool = False) -> Resp
     if replayed:
         answer.headers["Idempotency-Replayed"] = "true"
     return answer
-
-
-def _wants_representation(prefer: str) -> bool:
-    """Whether ``Prefer`` (RFC 7240) asks for ``return=representation``; the first return counts."""
-    for preference in parse_list_header(prefer):
-        name, _, value = preference.partition(";")[0].partition("=")
-        if name.strip().lower() == "return":
-            return value.strip().strip('"').lower() == "representation"
-    return False

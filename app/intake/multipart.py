@@ -98,11 +98,12 @@ def receive(
 ) -> Form:
     """Read the body and find its file; ``meanwhile`` is called after each piece.
 
+    ``check_content_length`` comes first: the caller has better things to ask in between.
+
     Raises ApiError with the codes of the contract; ``overloaded`` when the
     pool has no room, ``request_timeout`` after ``timeout`` seconds.
     """
     boundary = _boundary(environ)
-    check_content_length(environ, max_file_size)
     deadline = time.monotonic() + timeout
     buffer, size = _read(Body.of(environ), pool, max_file_size, deadline, meanwhile)
     try:

@@ -50,7 +50,9 @@ def environ_of(request):
 
 
 def take(environ, pool, **settings):
+    """As the upload does it: a length that is too large is seen before the body."""
     settings = {"max_file_size": LIMIT, "timeout": 20} | settings
+    check_content_length(environ, settings["max_file_size"])
     return receive(environ, pool=pool, **settings)
 
 

@@ -1,0 +1,72 @@
+"""What the headers of a request say, for those that are more than a word.
+
+``Idempotency-Key`` (draft-ietf-httpapi-idempotency-key-header-07), ``Prefer`` (RFC 7240), and
+``Content-Digest`` (RFC 9530), which stands on the part of the form that has the file.
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Iterable
+
+from werkzeug.http import parse_dict_header, parse_list_header
+
+from app.errors import ApiError
+
+_LONGEST = 255
+# RFC 9651 section 3.3.3: a string in double quotes, with \" and \\ as escapes; parameters follow.
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:;.*)?')
+
+
+def idempotency_key(header: str | None) -> str | None:
+    """The key without its quotes; ``"k"`` and ``k`` are the same. None without the header.
+
+    Raises the 400 ``invalid_idempotency_key``: empty, or over 255 characters.
+    """
+    if header is None:
+        return None
+    key = header.strip()
+    if match := _QUOTED.fullmatch(key):
+        key = re.sub(r"\\(.)", r"\1", match[1])
+    if not 1 <= len(key) <= _LONGEST:
+        raise ApiError(
+            "invalid_idempotency_key",
+            f"The Idempotency-Key must have 1 to {_LONGEST} characters,"
+            " for example a new UUID for each image.",
+            limit=_LONGEST,
+        )
+    return key
+
+
+def wants_representation(prefer: str) -> bool:
+    """Whether ``Prefer`` (RFC 7240) asks for ``return=representation``; the first return counts."""
+    for preference in parse_list_header(prefer):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if name.strip().lower() == "return":
+            return value.strip().strip('"').lower() == "representation"
+    return False
+
+
+def check_digest(actual: str, *, fields: Iterable[str], header: str | None) -> None:
+    """Compare the file's SHA-256 (hex) with the form fields and with ``Content-Digest``.
+
+    An empty field and a header without ``sha-256`` claim nothing. Raises the
+    400 ``digest_mismatch``.
+    """
+    claims = [*filter(None, (field.strip().lower() for field in fields)), *_sha256_of(header or "")]
+    if any(claim != actual for claim in claims):
+        raise ApiError(
+            "digest_mismatch",
+            "The file is not the one that its checksum was made of: it was probably damaged"
+            " on the way. Upload it again.",
+        )
+
+
+def _sha256_of(header: str) -> Iterable[str]:
+    """The ``sha-256`` of a Content-Digest (RFC 9530) as hex; the last of several (RFC 9651)."""
+    members = {name.lower(): value or "" for name, value in parse_dict_header(header).items()}
+    if "sha-256" in members:
+        try:
+            value = members["sha-256"].partition(";")[0]
+            yield b64decode(value.strip(" :"), validate=True).hex()
+        except ValueError:
+            yield "unreadable"
