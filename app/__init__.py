@@ -1,32 +1,44 @@
 """The image upload service: ``create_app`` wires its parts and does nothing else."""
 
-from flask import Flask
-from redis import Redis
-from werkzeug.middleware.proxy_fix import ProxyFix
+from typing import TYPE_CHECKING
 
-from app import upload
-from app.config import MAX_FILE_SIZE, Config
-from app.image.gate import ImageInspector
-from app.intake.body import BufferPool, DrainBody
-from app.ops import cli, doctor, health, logs, tracing
-from app.records.client import connect
-from app.records.keys import KeyStore
-from app.records.usage import Usage
-from app.service import Service
-from app.store.bucket import ImageStore
-from app.web import cors, pages, problems
+if TYPE_CHECKING:
+    from flask import Flask
+    from redis import Redis
+
+    from app.config import Config
+    from app.store.bucket import ImageStore
 
 __all__ = ["create_app"]
 
 
 def create_app(
-    config: Config | None = None, *, redis: Redis | None = None, store: ImageStore | None = None
-) -> Flask:
+    config: "Config | None" = None,
+    *,
+    redis: "Redis | None" = None,
+    store: "ImageStore | None" = None,
+) -> "Flask":
     """The Flask application; settings from the environment unless they are given.
 
     Raises ConfigError. Nothing is connected before the first request, so that
     it can be made before a fork and while Redis or the store is down.
     """
+    # Imported here, so that a part alone (``import app.image.gate``) loads none of the others.
+    from flask import Flask
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    from app import upload
+    from app.config import MAX_FILE_SIZE, Config
+    from app.image.gate import ImageInspector
+    from app.intake.body import BufferPool, DrainBody
+    from app.ops import cli, doctor, health, logs, tracing
+    from app.records.client import connect
+    from app.records.keys import KeyStore
+    from app.records.usage import Usage
+    from app.service import Service
+    from app.store.bucket import ImageStore
+    from app.web import cors, pages, problems
+
     config = config or Config.from_env()
     redis = redis or connect(config)
     app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
@@ -56,7 +68,7 @@ def create_app(
     for blueprint in (upload.blueprint, health.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)
     if config.metrics_port:
-        from app.ops import metrics  # noqa: PLC0415 -- an installation without metrics does not pay
+        from app.ops import metrics  # an installation without metrics does not pay
 
         metrics.init_app(app, config)
     for command in (cli.keys, cli.uploads, doctor.doctor):

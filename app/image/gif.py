@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from app.image.info import Cut, ImageInfo, check_pixels, damaged
+from app.image.info import ImageInfo, Truncated, check_pixels, damaged
 
 
 class Frame(NamedTuple):
@@ -46,7 +46,7 @@ def frames_of(view: memoryview) -> Iterator[Frame]:
             else:
                 raise damaged("GIF", f"at byte {pos} there is something that has no place there")
     except (IndexError, struct.error):
-        raise Cut("GIF") from None
+        raise Truncated("GIF") from None
 
 
 def _palette(flags: int) -> int:
@@ -64,7 +64,7 @@ def _blocks(view: memoryview, pos: int) -> int:
 def walk(view: memoryview, max_pixels: int) -> ImageInfo:
     """See that a GIF is whole up to its trailer, and count its frames."""
     if len(view) < 13:
-        raise Cut("GIF", 0.0)
+        raise Truncated("GIF", 0.0)
     width, height = struct.unpack_from("<HH", view, 6)
     frames = 0
     for frame in frames_of(view):

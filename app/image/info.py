@@ -25,7 +25,7 @@ class ImageInfo:
     frames: int
 
 
-class Cut(ApiError):
+class Truncated(ApiError):
     """The file ends before its picture does; ``share`` of it (0 to 1) is there, where known."""
 
     def __init__(self, kind: str, share: float | None = None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from app.errors import ApiError
-from app.image.info import Cut, ImageInfo, check_pixels, damaged
+from app.image.info import ImageInfo, Truncated, check_pixels, damaged
 
 SOF_MARKERS = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 """Frames that are decoded: baseline, extended and progressive, Huffman and arithmetic."""
@@ -64,7 +64,7 @@ def segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
         match = _MARKER.match(view, pos)
         if match is None:
             if all(byte == 0xFF for byte in view[pos : pos + 64]):
-                raise Cut("JPEG")
+                raise Truncated("JPEG")
             raise damaged("JPEG", f"at byte {pos} there is something that has no place there")
         pos = match.end()
         marker = view[pos - 1]
@@ -76,7 +76,7 @@ def segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
         length = (view[pos] << 8 | view[pos + 1]) if pos + 2 <= size else 2
         end = pos + length
         if end > size or pos + 2 > size:
-            raise Cut("JPEG")
+            raise Truncated("JPEG")
         if length < 2:  # its own two bytes
             raise damaged("JPEG", f"the length at byte {pos} is impossible")
         yield marker, pos + 2, end
@@ -84,7 +84,7 @@ def segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
         if marker == SOS:
             match = _END_OF_SCAN.search(view, pos)
             if match is None:
-                raise Cut("JPEG")
+                raise Truncated("JPEG")
             pos = match.start()
     raise damaged("JPEG", f"it has more than {_MAX_SEGMENTS:,} segments")
 
@@ -150,10 +150,10 @@ def plan(view: memoryview) -> tuple[Frame, bool]:
         elif marker == SOS and frame is not None:
             parts = view[start] < len(frame.components)
             return frame, parts or frame.marker in PROGRESSIVE_MARKERS
-    raise Cut("JPEG", 0.0)
+    raise Truncated("JPEG", 0.0)
 
 
-def plain(view: memoryview) -> bytes:
+def without_metadata(view: memoryview) -> bytes:
     """The file without what a decoder only warns of, and which changes no pixel.
 
     That is all of the application segments, and the spectral selection of a sequential scan,

@@ -1,8 +1,4 @@
-"""The structure of a PNG and an APNG (W3C PNG, third edition), and the rows in its data.
-
-Chunks and their checksums up to IEND; then the image data is inflated and its rows counted,
-which needs no decoder and no picture in memory. Text and profiles are never inflated.
-"""
+"""The structure of a PNG and an APNG (W3C PNG, third edition): chunks and their checksums."""
 
 import struct
 import zlib
@@ -10,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.errors import ApiError
-from app.image.info import Cut, ImageInfo, check_pixels, check_time, damaged
+from app.image.info import ImageInfo, Truncated, check_pixels, damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-_CHUNK_HEAD = struct.Struct(">I4s")
+CHUNK_HEAD = struct.Struct(">I4s")
 _WORD = struct.Struct(">I")
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
@@ -58,7 +54,7 @@ def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of the payload of each chunk, IEND included and last."""
     pos, size = len(SIGNATURE), len(view)
     while pos + 12 <= size:
-        length, kind = _CHUNK_HEAD.unpack_from(view, pos)
+        length, kind = CHUNK_HEAD.unpack_from(view, pos)
         end = pos + 8 + length
         if end + 4 > size:
             break
@@ -66,7 +62,7 @@ def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         pos = end + 4
-    raise Cut("PNG")
+    raise Truncated("PNG")
 
 
 def _checked(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
@@ -134,7 +130,7 @@ class _Walk:
 
     def _control(self, start: int, end: int) -> None:
         self._in_sequence(start, end)
-        width, height, left, top = _frame_size(self._view, start, end)
+        width, height, left, top = frame_size(self._view, start, end)
         inside = left + width <= self._header.width and top + height <= self._header.height
         if not width or not height or not inside or not self._frame_has_data:
             raise damaged("PNG", f"frame {self._controls + 1} is impossible")
@@ -165,7 +161,7 @@ def _name(kind: bytes) -> str:
     return repr(kind.decode("ascii", "replace"))
 
 
-def _frame_size(view: memoryview, start: int, end: int) -> tuple[int, int, int, int]:
+def frame_size(view: memoryview, start: int, end: int) -> tuple[int, int, int, int]:
     """Width, height, left and top of an APNG frame, from its fcTL chunk."""
     if end - start != 26:
         raise damaged("PNG", f"the frame control at byte {start} is impossible")
@@ -191,112 +187,3 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
         seen.take(kind, start, end)
     seen.finish()
     return ImageInfo("PNG", "png", "image/png", header.width, header.height, seen.frames or 1)
-
-
-_PIECE = 1 << 16
-_INFLATED = 1 << 18
-_FILTERS = bytes(range(5))
-_SHARE_BYTES = 100_000_000
-"""Larger pictures are not inflated only to say how much of a cut PNG is there."""
-
-_HEADER_BEGINS = _CHUNK_HEAD.pack(13, b"IHDR")
-
-
-class _Rows:
-    """Inflates the image data of one frame and counts its rows; no pixel is built.
-
-    Raises ``overloaded`` after ``deadline`` (of ``time.monotonic()``).
-    """
-
-    def __init__(self, passes: list[tuple[int, int]], deadline: float) -> None:
-        self._passes = [(stride, stride * rows) for stride, rows in passes]
-        self._inflater = zlib.decompressobj()
-        self._deadline = deadline
-        self._done = 0
-        self.missing = sum(size for _, size in self._passes)
-
-    def feed(self, data: memoryview) -> None:
-        """Take a piece of the zlib stream; what follows the last row is left alone.
-
-        After its end nothing is given to the inflater, which would copy all such bytes each time.
-        """
-        for start in range(0, len(data), _PIECE):
-            if self._inflater.eof:
-                return
-            pending: bytes | memoryview = data[start : start + _PIECE]
-            full = True
-            while self.missing and (pending or full) and not self._inflater.eof:
-                check_time(self._deadline)
-                rows = self._inflater.decompress(pending, _INFLATED)
-                pending = self._inflater.unconsumed_tail
-                full = len(rows) == _INFLATED
-                self._check(rows[: self.missing])
-            if not self.missing and pending and not self._inflater.eof:
-                self._inflater.decompress(pending, _PIECE)  # to its checksum
-
-    def _check(self, rows: bytes) -> None:
-        """See that each row begins with a filter that exists."""
-        self.missing -= len(rows)
-        at = 0
-        while at < len(rows):
-            stride, size = self._passes[0]
-            stop = min(len(rows), at + size - self._done)
-            first = at + -self._done % stride
-            if rows[first:stop:stride].translate(None, _FILTERS):
-                raise damaged("PNG", "a row is stored in a way that does not exist")
-            self._done += stop - at
-            at = stop
-            if self._done == size:
-                self._passes.pop(0)
-                self._done = 0
-
-    def finish(self) -> None:
-        """See that all rows came."""
-        if self.missing:
-            raise damaged("PNG", "rows of the picture are missing")
-
-
-def decode(view: memoryview, info: ImageInfo, deadline: float) -> None:
-    """Inflate every frame and see that all its rows are there, while there is time."""
-    chunks = chunks_of(view)
-    _, start, end = next(chunks)
-    header = Header.read(view[start:end])
-    rows = _Rows(header.passes(info.width, info.height), deadline)
-    animated = fed = False
-    for kind, start, end in chunks:
-        check_time(deadline)
-        if kind == b"acTL" and not fed:
-            animated = True
-        elif kind == b"fcTL" and animated and fed:
-            rows.finish()
-            width, height, _, _ = _frame_size(view, start, end)
-            rows = _Rows(header.passes(width, height), deadline)
-        elif kind == b"IDAT":
-            rows.feed(view[start:end])
-            fed = True
-        elif kind == b"fdAT" and animated:
-            rows.feed(view[start + 4 : end])
-    rows.finish()
-
-
-def share(view: memoryview, max_pixels: int, deadline: float) -> float | None:
-    """The share of the image data that a cut PNG still holds; None where that is costly to say.
-
-    Raises ApiError where the header is not one that is accepted.
-    """
-    if len(view) < 33 or bytes(view[8:16]) != _HEADER_BEGINS:
-        return None
-    header = Header.read(view[16:29])
-    check_pixels(header.width, header.height, 1, max_pixels)
-    rows = _Rows(header.passes(header.width, header.height), deadline)
-    total = rows.missing
-    if total > _SHARE_BYTES:
-        return None
-    pos = 33
-    while pos + 8 < len(view) and rows.missing:
-        check_time(deadline)
-        length, kind = _CHUNK_HEAD.unpack_from(view, pos)
-        if kind == b"IDAT":
-            rows.feed(view[pos + 8 : pos + 8 + length])
-        pos += 12 + length
-    return 1 - rows.missing / total

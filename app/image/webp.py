@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 
 from app.image import vp8l
-from app.image.info import Cut, ImageInfo, check_pixels, damaged
+from app.image.info import ImageInfo, Truncated, check_pixels, damaged
 
 _RIFF_CHUNK = struct.Struct("<4sI")
 _WORD = struct.Struct("<I")
@@ -29,10 +29,10 @@ def _chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, in
 
 
 def _riff_end(view: memoryview) -> int:
-    """Where the RIFF container says that the file ends; ``Cut`` when that is not there."""
+    """Where the RIFF container says that the file ends; ``Truncated`` when that is not there."""
     end = 8 + _WORD.unpack_from(view, 4)[0]
     if end > len(view):
-        raise Cut("WebP", len(view) / end)
+        raise Truncated("WebP", len(view) / end)
     return int(end)
 
 

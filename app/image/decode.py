@@ -1,0 +1,331 @@
+"""Decoders: each takes the coded data of every frame to its end and keeps none of it.
+
+They are given coded data and never a profile, a text or a thumbnail. Only these can be reached:
+libjpeg-turbo through simplejpeg, which tells libjpeg's warnings; zlib for PNG, whose rows are
+counted and not built; Pillow for GIF and WebP; libvips for a WebP too large for Pillow.
+docs/images.md has the figures.
+"""
+
+import math
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import simplejpeg
+from PIL import Image, _webp  # the plugin would build an image of each frame
+
+from app.errors import ApiError
+from app.image import gif, jpeg, png, webp
+from app.image.info import ImageInfo, Truncated, check_pixels, check_time, damaged
+
+T = TypeVar("T")
+
+BYTES_PER_PIXEL = 6
+"""A pixel of the decoding budget stands for so many bytes of a decoder's memory."""
+
+
+def decode(
+    data: bytes | bytearray | memoryview, info: ImageInfo, deadline: float = math.inf
+) -> None:
+    """Take every frame of ``data``, which ``walk()`` found to be ``info``, to its end.
+
+    Raises ApiError: ``corrupt_image`` where a decoder finds anything wrong, ``overloaded`` between
+    two frames (or pieces of a PNG) after ``deadline``.
+    """
+    with memoryview(data) as view:
+        try:
+            _DECODERS[info.format](view, info, deadline)
+        except (ApiError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - decoders raise many kinds
+            kind = "WebP" if info.format == "WEBP" else info.format
+            reason = "its coded data cannot be decoded"
+            raise damaged(kind, reason, cause=repr(error)) from None
+
+
+def cost(data: bytes | bytearray | memoryview, info: ImageInfo, deadline: float = math.inf) -> int:
+    """The pixels of the budget that a picture takes: its own, or more where memory is dear.
+
+    Raises ApiError: ``corrupt_image`` where a decoder would need too much memory, ``overloaded``
+    after ``deadline``.
+    """
+    with memoryview(data) as view:
+        return max(
+            info.width * info.height * info.frames, _memory(view, info, deadline) // BYTES_PER_PIXEL
+        )
+
+
+def _memory(view: memoryview, info: ImageInfo, deadline: float) -> int:
+    """The bytes that a decoder holds at once, where they are more than those of a row of pixels."""
+    need = 0
+    if info.format == "JPEG":
+        frame, whole = jpeg.plan(view)
+        need = 2 * min(frame.coefficients, _MAX_COEFFICIENTS) if whole else 0
+    elif info.format == "WEBP":
+        canvas = info.width * info.height
+        need = canvas * (_PILLOW_WEBP_BYTES if canvas <= _PILLOW_WEBP_PIXELS else _VIPS_WEBP_BYTES)
+        need += webp.tables(view, deadline)
+        if need > _MAX_WEBP_BYTES:
+            raise damaged("WebP", "it has more prefix codes than programs write")
+    return need
+
+
+_MAX_WEBP_BYTES = 415_000_000
+"""400 MiB less what else it takes: 100 megapixels with a thousand groups of prefix codes, or eight
+with the 2,600 that libwebp's encoder writes at most, five times over."""
+
+
+def share(
+    data: bytes | bytearray | memoryview, kind: str, max_pixels: int, deadline: float = math.inf
+) -> float | None:
+    """How much of a cut picture is there, 0 to 1; None where that is costly to say.
+
+    May raise anything: only a nicer sentence is at stake.
+    """
+    with memoryview(data) as view:
+        if kind == "JPEG":
+            return _jpeg_share(view, max_pixels)
+        if kind == "PNG":
+            return _png_share(view, max_pixels, deadline)
+        return None
+
+
+def _until(deadline: float, frames: Iterable[T]) -> Iterator[T]:
+    """The frames, while there is time: a million of them take longer than a client waits."""
+    for frame in frames:
+        check_time(deadline)
+        yield frame
+
+
+_MAX_COEFFICIENTS = 150_000_000
+"""Of a picture in several scans libjpeg holds all coefficients, two bytes each. Above this many
+(over 100 megapixels at 4:2:0, 50 at 4:4:4) only the upper part of each scan is decoded."""
+
+_OF_HEADERS = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
+_STRAY_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+
+
+def _decode_jpeg(view: memoryview) -> None:
+    frame, whole = jpeg.plan(view)
+    stream: memoryview | bytearray = view
+    strict = True
+    if whole and frame.coefficients > _MAX_COEFFICIENTS:
+        # Each scan then has data left over, of which libjpeg warns.
+        stream, strict = bytearray(view), False
+        height = max(frame.height * _MAX_COEFFICIENTS // frame.coefficients, 1)
+        frame = replace(frame, height=height)
+        struct.pack_into(">H", stream, frame.height_at, height)
+    _decode_scans(stream, frame, strict=strict)
+
+
+def _decode_scans(
+    stream: bytes | bytearray | memoryview, frame: jpeg.Frame, *, strict: bool = True
+) -> None:
+    """At an eighth of the size libjpeg skips most of the arithmetic and none of the data."""
+    colours = "CMYK" if len(frame.components) == 4 else "GRAY"
+    try:
+        simplejpeg.decode_jpeg(
+            stream, colours, fastdct=True, min_height=1, min_width=1, min_factor=8, strict=strict
+        )
+    except ValueError as error:
+        if "subsampling level" in str(error):  # TurboJPEG knows the usual ones only
+            _pillow_jpeg(stream, frame)
+        else:
+            _judge_jpeg(stream, frame, str(error))
+
+
+def _judge_jpeg(stream: bytes | bytearray | memoryview, frame: jpeg.Frame, message: str) -> None:
+    """Decide about libjpeg's complaint, the first that it had: there may be another behind it."""
+    with memoryview(stream) as view:
+        if "premature end" in message:
+            raise Truncated("JPEG")
+        if _OF_HEADERS.search(message) and (bare := jpeg.without_metadata(view)) != view:
+            _decode_scans(bare, frame)
+        elif stray := _STRAY_END.search(message):
+            if shorter := jpeg.without_filler(view, int(stray[1])):
+                _decode_scans(shorter, frame)
+        else:
+            raise damaged("JPEG", "its coded data does not make sense", cause=message)
+
+
+def _pillow_jpeg(data: bytes | bytearray | memoryview, frame: jpeg.Frame) -> Image.Image:
+    """Decode at an eighth of the size with Pillow's libjpeg, which tells errors only."""
+    mode, raw = ("CMYK", "CMYK;I") if len(frame.components) == 4 else ("L", "L")
+    size = (-(-frame.width // 8), -(-frame.height // 8))
+    return Image.frombytes(mode, size, data, "jpeg", raw, "", 8, 0)
+
+
+def _jpeg_share(view: memoryview, max_pixels: int) -> float | None:
+    """The share of the rows that differ from the flat grey with which libjpeg fills the rest."""
+    frame, whole = jpeg.plan(view)
+    check_pixels(frame.width, frame.height, 1, max_pixels)
+    if whole:
+        return None  # every scan covers all rows
+    image = _pillow_jpeg(bytes(view) + b"\xff\xd9", frame).convert("L")
+    rows = image.height
+    last = image.crop((0, rows - 1, image.width, rows)).tobytes()
+    if last.strip(last[:1]):
+        return None
+    flat = image.tobytes()
+    return len(flat.rstrip(last[:1])) / len(flat)
+
+
+_PIECE = 1 << 16
+_INFLATED = 1 << 18
+_FILTERS = bytes(range(5))
+_SHARE_BYTES = 100_000_000
+"""Larger pictures are not inflated only to say how much of a cut PNG is there."""
+
+_HEADER_BEGINS = png.CHUNK_HEAD.pack(13, b"IHDR")
+
+
+class _Rows:
+    """Inflates the image data of one frame and counts its rows; no pixel is built.
+
+    Raises ``overloaded`` after ``deadline`` (of ``time.monotonic()``).
+    """
+
+    def __init__(self, passes: list[tuple[int, int]], deadline: float) -> None:
+        self._passes = [(stride, stride * rows) for stride, rows in passes]
+        self._inflater = zlib.decompressobj()
+        self._deadline = deadline
+        self._done = 0
+        self.missing = sum(size for _, size in self._passes)
+
+    def feed(self, data: memoryview) -> None:
+        """Take a piece of the zlib stream; what follows the last row is left alone.
+
+        After its end nothing is given to the inflater, which would copy all such bytes each time.
+        """
+        for start in range(0, len(data), _PIECE):
+            if self._inflater.eof:
+                return
+            pending: bytes | memoryview = data[start : start + _PIECE]
+            full = True
+            while self.missing and (pending or full) and not self._inflater.eof:
+                check_time(self._deadline)
+                rows = self._inflater.decompress(pending, _INFLATED)
+                pending = self._inflater.unconsumed_tail
+                full = len(rows) == _INFLATED
+                self._check(rows[: self.missing])
+            if not self.missing and pending and not self._inflater.eof:
+                self._inflater.decompress(pending, _PIECE)  # to its checksum
+
+    def _check(self, rows: bytes) -> None:
+        """See that each row begins with a filter that exists."""
+        self.missing -= len(rows)
+        at = 0
+        while at < len(rows):
+            stride, size = self._passes[0]
+            stop = min(len(rows), at + size - self._done)
+            first = at + -self._done % stride
+            if rows[first:stop:stride].translate(None, _FILTERS):
+                raise damaged("PNG", "a row is stored in a way that does not exist")
+            self._done += stop - at
+            at = stop
+            if self._done == size:
+                self._passes.pop(0)
+                self._done = 0
+
+    def finish(self) -> None:
+        """See that all rows came."""
+        if self.missing:
+            raise damaged("PNG", "rows of the picture are missing")
+
+
+def _decode_png(view: memoryview, info: ImageInfo, deadline: float) -> None:
+    """Inflate every frame and see that all its rows are there, while there is time."""
+    chunks = png.chunks_of(view)
+    _, start, end = next(chunks)
+    header = png.Header.read(view[start:end])
+    rows = _Rows(header.passes(info.width, info.height), deadline)
+    animated = fed = False
+    for kind, start, end in chunks:
+        check_time(deadline)
+        if kind == b"acTL" and not fed:
+            animated = True
+        elif kind == b"fcTL" and animated and fed:
+            rows.finish()
+            width, height, _, _ = png.frame_size(view, start, end)
+            rows = _Rows(header.passes(width, height), deadline)
+        elif kind == b"IDAT":
+            rows.feed(view[start:end])
+            fed = True
+        elif kind == b"fdAT" and animated:
+            rows.feed(view[start + 4 : end])
+    rows.finish()
+
+
+def _png_share(view: memoryview, max_pixels: int, deadline: float) -> float | None:
+    """The share of the image data that a cut PNG still holds; None where that is costly to say.
+
+    Raises ApiError where the header is not one that is accepted.
+    """
+    if len(view) < 33 or bytes(view[8:16]) != _HEADER_BEGINS:
+        return None
+    header = png.Header.read(view[16:29])
+    check_pixels(header.width, header.height, 1, max_pixels)
+    rows = _Rows(header.passes(header.width, header.height), deadline)
+    total = rows.missing
+    if total > _SHARE_BYTES:
+        return None
+    pos = 33
+    while pos + 8 < len(view) and rows.missing:
+        check_time(deadline)
+        length, kind = png.CHUNK_HEAD.unpack_from(view, pos)
+        if kind == b"IDAT":
+            rows.feed(view[pos + 8 : pos + 8 + length])
+        pos += 12 + length
+    return 1 - rows.missing / total
+
+
+def _decode_gif(view: memoryview, deadline: float) -> None:
+    for frame in _until(deadline, gif.frames_of(view)):
+        size = (frame.width, frame.height)
+        data = view[frame.start : frame.end]
+        Image.frombytes("L", size, data, "gif", frame.code_size, int(frame.interlaced))
+
+
+_PILLOW_WEBP_PIXELS = 8_000_000
+_PILLOW_WEBP_BYTES = 16
+"""Pillow keeps two canvases and a copy of one, and libwebp a lossless picture once more."""
+
+_VIPS_WEBP_BYTES = 4
+"""libvips shrinks while it decodes; only a lossless picture is held in full."""
+
+
+def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
+    small = info.width * info.height <= _PILLOW_WEBP_PIXELS
+    for stream, frames in _until(deadline, webp.streams(view)):
+        if small:
+            decoder = _webp.WebPAnimDecoder(stream)
+            for _ in range(frames):
+                decoder.get_next()
+        else:
+            _vips_webp(stream)
+
+
+def _vips_webp(stream: bytes) -> None:
+    # Imported when first needed: libvips starts its threads in the process that decodes.
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")
+    os.environ.setdefault("VIPS_WARNING", "1")  # its own name for "no warnings to stderr"
+    import pyvips  # noqa: PLC0415
+
+    pyvips.cache_set_max(0)
+    source = pyvips.Source.new_from_memory(stream)
+    image = pyvips.Image.webpload_source(
+        source, n=-1, scale=1 / 8, access="sequential", fail_on="warning"
+    )
+    image.avg()
+
+
+_DECODERS: dict[str, Callable[[memoryview, ImageInfo, float], None]] = {
+    "JPEG": lambda view, _, __: _decode_jpeg(view),
+    "PNG": _decode_png,
+    "GIF": lambda view, _, deadline: _decode_gif(view, deadline),
+    "WEBP": _decode_webp,
+}

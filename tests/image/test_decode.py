@@ -1,0 +1,172 @@
+"""Decoders: damage that no structure shows, and hostile files in little memory and time."""
+
+import contextlib
+import struct
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from app.errors import ApiError
+from app.image.decode import BYTES_PER_PIXEL, cost
+from app.image.gate import decode, walk
+from tests.image.corpus import (
+    bombs,
+    gif_of,
+    hostile,
+    odd_headers,
+    png,
+    png_cut,
+    png_pieces_behind_the_end,
+    webp_alpha_of_groups,
+    webp_of_groups,
+)
+from tests.image.inspecting import inspector, refusal
+from tests.image.measure import measure
+from tests.pictures import encode, photo
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_cut_in_half_with_its_end_mark_pasted_on_is_refused(options):
+    data = encode(photo(320, 240), "JPEG", **options)
+    assert refusal(data[: len(data) // 2] + b"\xff\xd9").code == "corrupt_image"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_with_a_block_of_zeros_in_it_is_refused(options):
+    data = bytearray(encode(photo(800, 600), "JPEG", quality=90, **options))
+    middle = len(data) // 2
+    data[middle : middle + 4096] = bytes(4096)
+    assert refusal(data).code == "corrupt_image"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+def test_a_jpeg_of_zeros_from_somewhere_up_to_its_end_mark_is_refused(options, share):
+    """libjpeg makes a picture of the first zeros, and only finds some of them left over."""
+    data = encode(photo(1200, 800), "JPEG", quality=95, subsampling=0, **options)
+    place = int(len(data) * share)
+    zeros = bytes(len(data) - 2 - place)
+    assert refusal(data[:place] + zeros + b"\xff\xd9").code == "corrupt_image"
+
+
+def test_a_jpeg_whose_header_is_odd_is_still_refused_when_it_is_cut():
+    data = odd_headers()["samsung"]
+    assert refusal(data[: len(data) // 2] + b"\xff\xd9").code == "corrupt_image"
+
+
+def test_a_webp_cut_and_its_lengths_made_to_fit_is_refused():
+    data = bytearray(encode(photo(320, 240), "WEBP"))
+    half = len(data) // 2 & ~1
+    struct.pack_into("<I", data, 4, half - 8)
+    struct.pack_into("<I", data, 16, half - 20)
+    assert refusal(data[:half]).code == "corrupt_image"
+
+
+HOSTILE = hostile()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_in_little_memory(name, tmp_path):
+    code, data = HOSTILE[name]
+    assert refusal(data).code == code
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    found = measure("inspect", path, 1)
+    assert found["error"]
+    assert found["mb"] < 100
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_metadata_and_bytes_behind_the_picture_are_never_inflated(name):
+    data = bombs()[name]
+    tracemalloc.start()
+    with contextlib.suppress(ApiError):
+        inspector().inspect(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+
+
+def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_are(tmp_path):
+    """Each was once copied onto all before it: these took over a minute."""
+    path = tmp_path / "picture"
+    path.write_bytes(png_pieces_behind_the_end(655_000))
+    assert "rows of the picture are missing" in measure("inspect", path, 1, seconds=20)["error"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [png_cut(12_000, 2**31 - 1, announced=2**31), png_cut(12_000, 2**31 - 1)],
+    ids=["its header has no end", "its header is whole"],
+)
+def test_nothing_is_inflated_to_say_how_much_of_a_huge_cut_png_is_there(data, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    assert measure("inspect", path, 1, seconds=4)["error"]
+
+
+def test_a_progressive_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded():
+    flat = photo(1, 1).resize((4000, 4000))
+    data = encode(flat, "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    many = data[:-2] + data[last:-2] * 200 + b"\xff\xd9"
+    assert "scans" in refusal(many, check="structure").detail
+
+
+def test_a_large_progressive_jpeg_needs_less_memory_than_its_coefficients(tmp_path):
+    flat = photo(8, 8).resize((9000, 9000))
+    path = tmp_path / "picture"
+    path.write_bytes(encode(flat, "JPEG", progressive=True, subsampling=0, quality=30))
+    found = measure("gate", path, 1)
+    assert not found["error"]
+    assert found["mb"] < 350  # the coefficients are 486 MB
+
+
+def test_a_large_webp_is_decoded_in_a_fraction_of_its_pixels(tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(encode(photo(8, 8).resize((5000, 5000)), "WEBP", method=0))
+    found = measure("gate", path, 1)
+    assert not found["error"]
+    assert found["mb"] < 60  # its pixels are 100 MB
+
+
+@pytest.mark.parametrize("make", [webp_of_groups, webp_alpha_of_groups])
+def test_a_lossless_picture_takes_its_tables_from_the_budget(make, tmp_path):
+    """Each group of prefix codes takes up to 20 kB of libwebp's memory before a pixel is made."""
+    few, many = make(1, 1024), make(10_000, 1024)
+    path = tmp_path / "picture"
+    path.write_bytes(many)
+    found = measure("gate", path, 1)
+    assert not found["error"]
+    assert charged(many) - charged(few) > 5_000 * 10_000
+    assert found["mb"] * 1e6 < charged(many)
+
+
+def charged(data: bytes) -> int:
+    """The bytes that a picture takes from the budget."""
+    return BYTES_PER_PIXEL * cost(data, walk(data, 100_000_000))
+
+
+def test_twenty_thousand_mutated_files_raise_nothing_but_refusals():
+    command = [sys.executable, "-m", "tests.image.mutate", "--seconds", "20"]
+    done = subprocess.run(
+        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "data",
+    [gif_of(9, 9, 3), png(9, 9), png_pieces_behind_the_end(9)],
+    ids=["frames of a GIF", "rows of a PNG", "pieces behind a PNG's rows"],
+)
+def test_a_deadline_ends_a_decode(data):
+    with pytest.raises(ApiError) as caught:
+        decode(data, walk(data, 1000), time.monotonic() - 1)
+    assert caught.value.code == "overloaded"
