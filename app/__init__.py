@@ -25,7 +25,6 @@ def create_app(
     """
     # Imported here, so that a part alone (``import app.image.gate``) loads none of the others.
     from flask import Flask
-    from werkzeug.middleware.proxy_fix import ProxyFix
 
     from app import upload
     from app.config import MAX_FILE_SIZE, Config
@@ -37,7 +36,7 @@ def create_app(
     from app.records.usage import Usage
     from app.service import Service
     from app.store.bucket import ImageStore
-    from app.web import cors, pages, problems
+    from app.web import cors, pages, problems, proxies
 
     config = config or Config.from_env()
     redis = redis or connect(config)
@@ -75,7 +74,7 @@ def create_app(
         app.cli.add_command(command)
     app.wsgi_app = DrainBody(app.wsgi_app)  # type: ignore[method-assign]
     if config.trusted_proxies:
-        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-            app.wsgi_app, x_for=config.trusted_proxies, x_proto=config.trusted_proxies
+        app.wsgi_app = proxies.behind(  # type: ignore[method-assign]
+            app.wsgi_app, config.trusted_proxies
         )
     return app

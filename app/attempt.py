@@ -4,6 +4,7 @@ Knows no Flask. What must hold whatever happens, and when, is here and nowhere e
 
 - Before a byte is stored the name stands in the journal; the step that takes it out is the one
   that makes the upload stand. Whoever ends in between leaves a name for the sweep.
+- A result is answered once more only while its object is there.
 - Any error takes everything back: the object, the name, the lock of the idempotency key.
 - Where Redis may have remembered the result for a repeat, and did not say so, the object stays
   for that repeat; if Redis has not, the sweep takes it.
@@ -56,6 +57,7 @@ class Attempt:
         self.name = str(uuid.uuid4())
         self.rate: RateState | None = None
         self.earlier: Result | None = None
+        self._earlier_as_held = b""
         self._api_key = api_key
         self._redis, self._store, self._usage = redis, store, usage
         lock_seconds = int(seconds) + RENEW_SECONDS + 5
@@ -93,30 +95,48 @@ class Attempt:
             self.rate.check()
             if refusal is not None:
                 raise refusal
-            self.earlier = journal.replay(held)
+            self.earlier, self._earlier_as_held = journal.replay(held), held
             self._renew_at = self._clock() + RENEW_SECONDS
 
     def renew(self) -> None:
         """Enter the name anew when it is time: its lock ends, and the sweep takes old names.
 
         To be called while the body comes, as often as one likes. Raises the 409 when a repeat
-        has overtaken this request; that repeat answers the next one.
+        has overtaken this request; that repeat answers the next one. A repeat itself has entered
+        no name, and so has none to renew.
         """
-        if self._clock() < self._renew_at:
+        if self.earlier is not None or self._clock() < self._renew_at:
             return
+        self._enter()
+
+    def _enter(self, *, instead_of: bytes = b"") -> None:
         self._renew_at = self._clock() + RENEW_SECONDS
         with redis_errors():
-            held = self._entry.begin(self._redis)
+            held = self._entry.begin(self._redis, instead_of=instead_of)
         if journal.replay(held) is not None:
             raise journal.conflict()
 
-    def replay(self, sha256: str) -> Result:
-        """The result of the earlier request; the 422 when that was another file."""
-        if self.earlier is None or self.earlier.sha256 != sha256:
+    def replay(self, sha256: str) -> Result | None:
+        """The result of the earlier request; the 422 when that was another file.
+
+        None when there was none, or when its object is gone: then that result is forgotten, and
+        this request is the first one. Raises the 503 when the store cannot say whether the
+        object is there: a 200 would be a guess, and a new object perhaps the second.
+        """
+        if self.earlier is None:
+            return None
+        if self.earlier.sha256 != sha256:
             raise ApiError(
                 "idempotency_mismatch",
                 "This Idempotency-Key was used with another file. Use a new key for each image.",
             )
+        if not self._store.holds(self.earlier.key, self.earlier.size, self.earlier.sha256):
+            log.warning(
+                "an acknowledged object is gone, a repeat stores anew: %s", self.earlier.key
+            )
+            self._enter(instead_of=self._earlier_as_held)
+            self.earlier = None
+            return None
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             self._usage.record(pipe, self._api_key.digest, uploads=1, size=self.earlier.size)
             pipe.execute()

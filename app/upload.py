@@ -42,8 +42,8 @@ def upload_image() -> Response:
         deadline = time.monotonic() + service.config.upload_timeout
         sha256 = hashlib.sha256(form.image).hexdigest()
         headers.check_digest(sha256, fields=form.sha256, header=form.content_digest)
-        if attempt.earlier is not None:
-            return _answer(service, attempt.replay(sha256), replayed=True)
+        if (earlier := attempt.replay(sha256)) is not None:
+            return _answer(service, earlier, replayed=True)
         with _stage("inspect"):
             g.image = service.inspector.inspect(form.image, deadline=deadline)
         result = _result(attempt, form, g.image, sha256)

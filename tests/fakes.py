@@ -57,6 +57,12 @@ class MemoryStore:
     def check(self):
         return self.cause
 
+    def holds(self, key, size, sha256):
+        if self.down:
+            raise self.down
+        data, image = self.objects.get(key, (b"", None))
+        return image is not None and (len(data), image.sha256) == (size, sha256)
+
     def put(self, image, deadline):
         during, self.during = self.during, None
         if during:

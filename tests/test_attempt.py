@@ -140,6 +140,75 @@ def test_a_repeat_gets_the_earlier_result_and_stores_nothing(make, redis, store)
     assert usage(redis) == {"uploads": 2, "bytes": 10}
 
 
+def test_a_repeat_whose_object_is_gone_is_the_first_upload_again(make, redis, store):
+    first = upload(make("k1"))
+    store.objects.clear()
+    again = make("k1")
+    with again:
+        again.admit()
+        assert again.replay(SHA256) is None
+        assert kinds(redis) == ["idempotency", "pending"]
+        put(again), commit(again)
+    assert list(store.objects) == [result(again).key] != [first.key]
+    with make("k1") as third:
+        third.admit()
+        assert third.replay(SHA256) == result(again)
+    assert kinds(redis) == ["idempotency"]
+
+
+def test_another_object_under_the_same_name_does_not_answer_for_the_first(make, store):
+    first = upload(make("k1"))
+    other = StoredObject(first.key, memoryview(b"other"), "image/png", "cd" * 32, {})
+    store.put(other, 0)
+    with make("k1") as again:
+        again.admit()
+        assert again.replay(SHA256) is None
+        put(again), commit(again)
+
+
+def test_of_two_repeats_whose_object_is_gone_one_stores(make, store):
+    upload(make("k1"))
+    store.objects.clear()
+    one, other = make("k1"), make("k1")
+    one.admit(), other.admit()
+    with one:
+        assert one.replay(SHA256) is None
+        assert refused(other.replay, SHA256) == "idempotency_conflict"
+        put(one), commit(one)
+    assert refused(other.replay, SHA256) == "idempotency_conflict"
+    assert list(store.objects) == [result(one).key]
+
+
+def test_a_repeat_that_could_not_store_anew_leaves_its_key_free(make, redis, store):
+    upload(make("k1"))
+    store.objects.clear()
+    store.failure = DOWN
+    assert refused(run, make("k1"), lambda it: it.replay(SHA256), put) == "storage_unavailable"
+    assert kinds(redis) == []
+
+
+def test_a_store_that_cannot_say_whether_the_object_is_there_gets_a_repeat_no_answer(
+    make, redis, store
+):
+    first = upload(make("k1"))
+    store.down = DOWN
+    assert refused(run, make("k1"), lambda it: it.replay(SHA256)) == "storage_unavailable"
+    store.down = None
+    with make("k1") as again:
+        again.admit()
+        assert again.replay(SHA256) == first
+    assert usage(redis) == {"uploads": 2, "bytes": 10}
+
+
+def test_a_repeat_may_come_as_slowly_as_the_first(make, clock):
+    first = upload(make("k1"))
+    with make("k1") as again:
+        again.admit()
+        clock.now += RENEW_SECONDS + 1
+        again.renew()
+        assert again.replay(SHA256) == first
+
+
 def test_an_upload_that_stands_is_not_taken_back_by_an_error_behind_it(make, store, redis):
     attempt = make("k1")
     with pytest.raises(RuntimeError):

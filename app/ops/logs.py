@@ -21,9 +21,11 @@ QUIET = ("/healthz", "/readyz")
 """Polled all the time: told only at ``debug``."""
 
 _LONGEST_PATH = 200
-_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
-# A path is told up to anything like a query (some client encodes its question mark) or a key.
-_NOT_IN_PATHS = re.compile(r"[?=&;#%]|[A-Za-z0-9_]{16}")
+# ASCII: no control character, and none that turns the direction of text, reaches a terminal.
+_encode = json.JSONEncoder(default=str).encode
+# A path is told up to anything like a query (some client encodes its question mark) or a key:
+# without signs that is a random text, with signs a UUID or the like.
+_NOT_IN_PATHS = re.compile(r"[?=&;#%]|[A-Za-z0-9_]{16}|[A-Za-z0-9_+~-]{24}")
 
 
 def logging_config(config: Config) -> dict[str, Any]:
@@ -90,8 +92,15 @@ class TextFormatter(logging.Formatter):
         if request_id := getattr(record, "request_id", None):
             fields["request_id"] = request_id
         told = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
-        text = f"{when} {record.levelname.lower():8} {record.getMessage()}{told}"
+        text = f"{when} {record.levelname.lower():8} {_printable(record.getMessage())}{told}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _printable(text: str) -> str:
+    """Lines without what a terminal would obey; an unprintable character as Python writes it."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )
 
 
 def init_app(app: Flask) -> None:

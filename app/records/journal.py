@@ -33,13 +33,13 @@ _KEEP_SECONDS = 7 * 86400
 _RESULT_SECONDS = 86400
 _SHARDS = "0123456789abcdef"
 
-# KEYS: pending, sweeping[, idempotency]. ARGV: name, lock seconds, keep seconds.
+# KEYS: pending, sweeping[, idempotency]. ARGV: name, lock seconds, keep seconds, what is forgotten.
 # Returns '' when the name is under way, else what the idempotency key holds.
 # Run again for the same name it renews it.
 _BEGIN = """
 if KEYS[3] then
   local held = redis.call('GET', KEYS[3])
-  if held and held ~= ARGV[1] then return held end
+  if held and held ~= ARGV[1] and held ~= ARGV[4] then return held end
   redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
@@ -130,9 +130,12 @@ class Entry:
             keys.append(f"idempotency:{shard}:{hashlib.sha256(scoped.encode()).hexdigest()}")
         return keys
 
-    def begin(self, pipe: Pipeline | Redis) -> Any:
-        """Enter the name, or renew it; ``replay`` reads the answer."""
-        return self._eval(pipe, _BEGIN, self.name, self.lock_seconds, _KEEP_SECONDS)
+    def begin(self, pipe: Pipeline | Redis, *, instead_of: bytes = b"") -> Any:
+        """Enter the name, or renew it; ``replay`` reads the answer.
+
+        ``instead_of``: an earlier answer whose object is gone, and which is forgotten.
+        """
+        return self._eval(pipe, _BEGIN, self.name, self.lock_seconds, _KEEP_SECONDS, instead_of)
 
     def commit(self, pipe: Pipeline | Redis, result: Result) -> Any:
         """Take the name out and remember the result; answers 1, or 0 when too late."""
@@ -142,7 +145,7 @@ class Entry:
         """Take the name out; ``sweep``: there may be an object, of which none must stay."""
         return self._eval(pipe, _ABORT, self.name, _KEEP_SECONDS, int(sweep))
 
-    def _eval(self, pipe: Pipeline | Redis, script: str, *args: str | int) -> Any:
+    def _eval(self, pipe: Pipeline | Redis, script: str, *args: str | bytes | int) -> Any:
         return run_script(pipe, script, self._keys, *args)
 
 

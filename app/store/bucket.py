@@ -94,6 +94,16 @@ class ImageStore:
             raise unavailable("storage_unavailable", error.cause) from error
         return True
 
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """Whether an object with that many bytes and that SHA-256 (hex) is there now.
+
+        Within CHECK_SECONDS for each of two requests. Raises the 503 ``storage_unavailable``.
+        """
+        try:
+            return self._holds(key, size, sha256)
+        except StoreError as error:
+            raise unavailable("storage_unavailable", error.cause) from error
+
     def check(self) -> str | None:
         """None when the bucket is there and the credentials are taken, else the cause."""
         try:
@@ -169,25 +179,24 @@ class ImageStore:
         answer = self.client.put(image.key, image.data, headers, image.sha256, deadline)
         if self._looked_at and _proves_written(answer, image):
             return
-        if not self._holds(image):
+        if not self._holds(image.key, len(image.data), image.sha256):
             raise StoreError(NO_STORE, Kind.SETUP, status=answer.status, final=True)
         self._looked_at = True
 
-    def _holds(self, image: StoredObject) -> bool:
-        """Whether the store has the object, with the size and the hash of the bytes sent."""
+    def _holds(self, key: str, size: int, sha256: str) -> bool:
         try:
-            found = self.client.stat(image.key).headers
+            found = self.client.stat(key).headers
         except StoreError as error:
             if error.missing:
                 return False
             raise
-        size, known = found.get("Content-Length"), found.get("x-amz-meta-sha256", "")
-        return size == str(len(image.data)) and known == image.sha256
+        length, known = found.get("Content-Length"), found.get("x-amz-meta-sha256", "")
+        return length == str(size) and known == sha256
 
     def _settle(self, image: StoredObject, cause: StoreError) -> None:
         """Find out what became of a PUT whose answer was lost."""
         try:
-            held = self._holds(image)
+            held = self._holds(image.key, len(image.data), image.sha256)
         except StoreError as error:
             raise OutcomeUnknown(cause.cause) from error
         if not held:

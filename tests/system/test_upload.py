@@ -182,6 +182,19 @@ def test_a_repeat_with_an_idempotency_key_stores_nothing_new(service, seaweedfs,
     assert seaweedfs.keys(bucket) == before
 
 
+def test_a_repeat_whose_object_was_deleted_stores_it_anew(service, seaweedfs, bucket, api_key):
+    key = api_key()
+    first = stored_key(service.upload(PNG, key, Idempotency_Key="order-2"))
+    seaweedfs.client.remove_object(bucket_name=bucket, object_name=first)
+    again = service.upload(PNG, key, Idempotency_Key="order-2")
+    assert "Idempotency-Replayed" not in again.headers
+    assert stored_key(again) != first
+    assert seaweedfs.read(bucket, stored_key(again)) == PNG
+    third = service.upload(PNG, key, Idempotency_Key="order-2")
+    assert third.headers["Idempotency-Replayed"] == "true"
+    assert stored_key(third) == stored_key(again)
+
+
 def test_parallel_repeats_make_one_object(service, seaweedfs, bucket, api_key):
     key = api_key()
     file = padded("PNG", 2_000_000)
