@@ -3,6 +3,8 @@
 import math
 import random
 import site
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
