@@ -1,80 +1,17 @@
-"""The image upload service: ``create_app`` wires its parts and does nothing else."""
+"""The image upload service: one folder a wing, and above them what puts the wings together."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flask import Flask
-    from redis import Redis
-
-    from app.config import Config
-    from app.store.bucket import ImageStore
+    from app.wiring import create_app
 
 __all__ = ["create_app"]
 
 
-def create_app(
-    config: "Config | None" = None,
-    *,
-    redis: "Redis | None" = None,
-    store: "ImageStore | None" = None,
-) -> "Flask":
-    """The Flask application; settings from the environment unless they are given.
+def __getattr__(name: str) -> Any:
+    """``create_app``, loaded when it is asked for: an import of one wing loads no other."""
+    if name != "create_app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from app.wiring import create_app
 
-    Raises ConfigError. Nothing is connected before the first request, so that
-    it can be made before a fork and while Redis or the store is down.
-    """
-    # Imported here, so that a part alone (``import app.image.gate``) loads none of the others.
-    from flask import Flask
-
-    from app import upload
-    from app.config import MAX_FILE_SIZE, Config
-    from app.image.gate import ImageInspector
-    from app.intake.body import BufferPool, DrainBody
-    from app.ops import cli, doctor, health, logs, tracing
-    from app.records.client import connect
-    from app.records.keys import KeyStore
-    from app.records.usage import Usage
-    from app.service import Service
-    from app.store.bucket import ImageStore
-    from app.web import cors, pages, problems, proxies
-
-    config = config or Config.from_env()
-    redis = redis or connect(config)
-    app = Flask(__name__, static_folder="web/static", template_folder="web/templates")
-    app.config["MAX_CONTENT_LENGTH"] = MAX_FILE_SIZE
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.url_map.merge_slashes = False  # its redirect would repeat the query, and with it a key
-    store = store or ImageStore(config, headers=tracing.headers)
-    app.extensions["readiness"] = health.Readiness(redis, store)
-    app.extensions["uploader"] = Service(
-        config=config,
-        redis=redis,
-        keys=KeyStore(redis, config.rate_limit),
-        usage=Usage(),
-        store=store,
-        inspector=ImageInspector(
-            max_pixels=config.max_image_pixels,
-            check=config.image_check,
-            decode_pixels=config.decode_pixels,
-            decode_wait=config.decode_wait,
-        ),
-        pool=BufferPool(config.body_memory),
-    )
-    logs.init_app(app)  # first, so that its line is written last
-    problems.init_app(app)
-    tracing.init_app(app)
-    cors.init_app(app, config.cors_origins)
-    for blueprint in (upload.blueprint, health.blueprint, pages.blueprint):
-        app.register_blueprint(blueprint)
-    if config.metrics_port:
-        from app.ops import metrics  # an installation without metrics does not pay
-
-        metrics.init_app(app, config)
-    for command in (cli.keys, cli.uploads, doctor.doctor):
-        app.cli.add_command(command)
-    app.wsgi_app = DrainBody(app.wsgi_app)  # type: ignore[method-assign]
-    if config.trusted_proxies:
-        app.wsgi_app = proxies.behind(  # type: ignore[method-assign]
-            app.wsgi_app, config.trusted_proxies
-        )
-    return app
+    return create_app

@@ -17,12 +17,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from redis import Redis
-from redis.client import Pipeline
-
 from app.errors import ApiError, unavailable
 from app.records import journal, ratelimit
-from app.records.client import redis_errors
+from app.records.client import Pipeline, Redis, redis_errors
 from app.records.journal import Entry, Result
 from app.records.keys import ApiKey
 from app.records.ratelimit import RateState

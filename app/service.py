@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 from flask import current_app
-from redis import Redis
 
 from app.config import Config
 from app.image.gate import ImageInspector
 from app.intake.body import BufferPool
+from app.records.client import Redis
 from app.records.keys import KeyStore
 from app.records.usage import Usage
 from app.store.bucket import ImageStore

@@ -43,7 +43,7 @@ timeout = 30
 # Connections of a process: those with a thread, kept-alive ones, those that wait
 # for a request's head or for their client to close.
 worker_connections = 1000
-# X-Forwarded-* is believed as TRUSTED_PROXIES says (app/__init__.py), not here.
+# X-Forwarded-* is believed as TRUSTED_PROXIES says (app/wiring.py), not here.
 forwarded_allow_ips = ""
 # A request line and headers longer than nginx takes them are refused.
 limit_request_line = 8190

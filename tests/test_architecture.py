@@ -1,16 +1,26 @@
 """The rules of the house that a reviewer would otherwise have to keep in mind."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+APP = sorted((ROOT / "app").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+WINGS = ("image", "intake", "records", "store", "web")
+ONLY_IMPORTERS = {
+    "image": ("PIL", "simplejpeg", "pyvips"),
+    "intake": ("gunicorn", "gevent"),
+    "records": ("redis",),
+    "store": ("minio", "urllib3"),
+}
 
 
 def imports(path):
-    """Every module that a file imports, by its full name, wherever in the file."""
+    """Every name that a file imports, in full, wherever in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
@@ -20,6 +30,62 @@ def imports(path):
 
 def named(path):
     return str(path.relative_to(ROOT))
+
+
+def wing_of(path):
+    """The folder of the app in which a file stands; None for what stands above them."""
+    first, *rest = path.relative_to(ROOT / "app").parts
+    return first if rest else None
+
+
+def inside(module, allowed):
+    return any(f"{module}.".startswith(f"{name}.") for name in allowed)
+
+
+@pytest.mark.parametrize("path", [each for each in APP if wing_of(each) in WINGS], ids=named)
+def test_a_wing_knows_errors_settings_and_itself(path):
+    allowed = ("app.errors", "app.config", f"app.{wing_of(path)}")
+    assert not [
+        each for each in imports(path) if inside(each, ["app"]) and not inside(each, allowed)
+    ]
+
+
+@pytest.mark.parametrize("path", APP, ids=named)
+def test_each_foreign_party_has_one_wing_that_knows_it(path):
+    others = [
+        name for wing, names in ONLY_IMPORTERS.items() if wing != wing_of(path) for name in names
+    ]
+    assert not [each for each in imports(path) if inside(each, others)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [each for each in APP if wing_of(each) in (*WINGS[:4], None)],
+    ids=named,
+)
+def test_pages_and_operators_alone_know_flask(path):
+    above = ("wiring.py", "upload.py", "service.py")
+    knows = [each for each in imports(path) if inside(each, ["flask", "werkzeug", "jinja2"])]
+    assert not knows or (wing_of(path) is None and path.name in above)
+
+
+@pytest.mark.parametrize(
+    ("wing", "unwanted"),
+    [
+        ("image.gate", "flask redis minio urllib3 gunicorn gevent"),
+        ("intake.multipart", "flask redis minio urllib3 PIL"),
+        ("records.journal", "flask minio urllib3 gunicorn gevent PIL"),
+        ("store.bucket", "flask redis gunicorn gevent PIL"),
+        ("errors", "flask redis minio urllib3 gunicorn gevent PIL"),
+    ],
+)
+def test_who_imports_a_wing_loads_no_other(wing, unwanted):
+    script = f"import app.{wing}, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert f"app.{wing}" in done.stdout.split()
+    assert not set(unwanted.split()) & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("path", TESTS, ids=named)
@@ -33,4 +99,4 @@ def test_the_tests_share_modules_by_their_full_names_and_never_a_conftest(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "system").glob("*.py")), ids=named)
 def test_what_talks_to_real_servers_knows_nothing_of_the_program(path):
-    assert not [module for module in imports(path) if module.split(".")[0] in ("app", "wsgi")]
+    assert not [each for each in imports(path) if inside(each, ["app", "wsgi"])]

@@ -17,12 +17,11 @@ from urllib.parse import urlsplit
 
 import click
 from flask import current_app
-from redis.exceptions import RedisError
 
 from app.config import Config, Rate
 from app.errors import ApiError
 from app.records import journal, ratelimit, usage
-from app.records.client import redis_errors
+from app.records.client import RedisError, redis_errors
 from app.records.journal import Entry, Result
 from app.service import Service
 from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject

@@ -9,23 +9,14 @@ from functools import partial
 from typing import cast
 
 from flask import Blueprint, Response, current_app, jsonify
-from redis import Redis, exceptions
 
+from app.records import causes
+from app.records.client import Redis
 from app.store.bucket import ImageStore
 
 blueprint = Blueprint("health", __name__)
 
 _CACHED_SECONDS = 1.0
-_CAUSES: tuple[tuple[type[Exception], str], ...] = (
-    (exceptions.AuthenticationError, "authentication failed"),
-    (exceptions.AuthorizationError, "no permission"),
-    (exceptions.NoPermissionError, "no permission"),
-    (exceptions.ReadOnlyError, "read-only"),
-    (exceptions.OutOfMemoryError, "out of memory"),
-    (exceptions.BusyLoadingError, "loading"),
-    (exceptions.TimeoutError, "timeout"),
-    (exceptions.ConnectionError, "connection refused or broken"),
-)
 
 
 @blueprint.get("/healthz")
@@ -63,7 +54,7 @@ class Readiness:
         self.draining = False
         self._seconds, self._clock = seconds, clock
         self._asks: dict[str, Callable[[], str | None]] = {
-            "redis": partial(_redis, redis),
+            "redis": partial(causes.check, redis),
             "storage": store.check,
         }
         # Of their own: what hangs in one must not keep the other from being asked.
@@ -90,14 +81,3 @@ def _outcome(answer: "Future[str | None]") -> str:
     if error := answer.exception():
         return type(error).__name__
     return answer.result() or "ok"
-
-
-def _redis(redis: Redis) -> str | None:
-    """None when Redis can be written: a full or read-only server answers pings."""
-    try:
-        redis.set("ready:check", b"1", px=1000)
-    except Exception as error:  # noqa: BLE001 -- whatever it is, Redis is not usable
-        return next(
-            (cause for kind, cause in _CAUSES if isinstance(error, kind)), type(error).__name__
-        )
-    return None

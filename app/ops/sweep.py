@@ -6,12 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from redis import Redis
-
 from app.errors import ApiError, unavailable
 from app.image.info import EXTENSIONS
 from app.records import journal
-from app.records.client import redis_errors
+from app.records.client import Redis, redis_errors
 from app.store.bucket import ImageStore
 
 log = logging.getLogger("uploader.sweep")

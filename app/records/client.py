@@ -20,6 +20,9 @@ from redis.sentinel import Sentinel
 from app.config import Config
 from app.errors import unavailable
 
+# Redis and Pipeline are for who passes them on, and names their type.
+__all__ = ["Pipeline", "Redis", "RedisError", "connect", "redis_errors", "run_script"]
+
 
 def connect(config: Config) -> Redis:
     """A client for ``config.redis_url``; it connects when it is first used.

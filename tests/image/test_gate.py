@@ -292,12 +292,6 @@ def test_all_work_is_done_where_the_caller_wants_it():
     assert done == [walk, cost, decode, walk]
 
 
-def test_the_gate_alone_loads_no_web_no_redis_and_no_store():
-    program = "import sys, app.image.gate; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert not {"flask", "redis", "minio", "urllib3"} & set(done.stdout.decode().split())
-
-
 def test_with_the_structure_check_nothing_waits():
     gate = inspector("structure", decode_wait=0)
     assert gate.inspect(LARGE).width == 9_000

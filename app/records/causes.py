@@ -1,0 +1,25 @@
+"""Why Redis cannot be used, in a few words and without its address."""
+
+from redis import Redis, exceptions
+
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (exceptions.AuthenticationError, "authentication failed"),
+    (exceptions.AuthorizationError, "no permission"),
+    (exceptions.NoPermissionError, "no permission"),
+    (exceptions.ReadOnlyError, "read-only"),
+    (exceptions.OutOfMemoryError, "out of memory"),
+    (exceptions.BusyLoadingError, "loading"),
+    (exceptions.TimeoutError, "timeout"),
+    (exceptions.ConnectionError, "connection refused or broken"),
+)
+
+
+def check(redis: Redis) -> str | None:
+    """None when Redis can be written: a full or read-only server answers pings."""
+    try:
+        redis.set("ready:check", b"1", px=1000)
+    except Exception as error:  # noqa: BLE001 -- whatever it is, Redis is not usable
+        return next(
+            (cause for kind, cause in _CAUSES if isinstance(error, kind)), type(error).__name__
+        )
+    return None
