@@ -57,6 +57,8 @@ class MemoryStore:
     def check(self):
         return self.cause
 
+    ready = check
+
     def holds(self, key, size, sha256):
         if self.down:
             raise self.down

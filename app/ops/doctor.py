@@ -8,9 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -24,8 +21,8 @@ from app.records import journal, ratelimit, usage
 from app.records.client import RedisError, redis_errors
 from app.records.journal import Entry, Result
 from app.service import Service
-from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject
-from app.store.causes import StoreError
+from app.store.bucket import ImageStore
+from app.store.causes import StoreError, seconds_behind
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 _COLOURS = {OK: "green", WARNING: "yellow", FAILED: "red"}
@@ -210,61 +207,77 @@ def _eviction(policies: set[str]) -> Finding:
 def _store(service: Service) -> Iterator[Finding]:
     store = service.store
     cause = store.check()
-    if cause:
+    if cause is None:
+        yield Finding("store", OK, f"bucket {service.config.s3_bucket} is there")
+    else:
         yield Finding("store", FAILED, cause, _store_hint(cause))
+    if cause not in (None, "access denied"):  # who may not look may still write
+        if cause.startswith(_ANSWERED):
+            yield _clock(store)
         return
-    yield Finding("store", OK, f"bucket {service.config.s3_bucket} is there")
     yield _write(store)
     yield _clock(store)
     yield from _public(store)
     yield _versions(store)
 
 
+_ANSWERED = ("wrong ", "expired credentials", "clock skew", "no such bucket")
+_CREDENTIALS = "S3_ACCESS_KEY and S3_SECRET_KEY, or the role of this machine."
+_STORE_HINTS = {
+    "wrong credentials": _CREDENTIALS,
+    "expired credentials": _CREDENTIALS,
+    "no credentials": _CREDENTIALS,
+    "access denied": "deploy/s3/policy.json has the rights it needs.",
+    "no such bucket": "Make the bucket, or correct S3_BUCKET.",
+    "wrong region": "Correct S3_REGION.",
+    "clock skew": "Set this machine's clock (timedatectl).",
+    "account suspended": "Ask whoever runs the store.",
+    "quota used up": "Raise the bucket's quota, or delete what is not needed.",
+    "disk full": "Give the store more room.",
+    "encryption key not usable": "The key of the bucket's encryption, and the right to use it.",
+    "not an answer of an S3 store": "S3_ENDPOINT leads to something else: a web page, a proxy.",
+    "plain HTTP on a TLS port": "S3_ENDPOINT must begin with https://.",
+    "TLS on a plain HTTP port": "S3_ENDPOINT must begin with http://, or have another port.",
+    "TLS certificate not accepted: expired": "Renew the store's certificate.",
+    "TLS certificate not accepted: for another": "S3_ENDPOINT must have a name of the certificate.",
+    "TLS certificate not accepted": "S3_CA_CERTS: a PEM file of the authority that signed it.",
+}
+"""By the beginning of the cause; the first that fits."""
+
+
 def _store_hint(cause: str) -> str:
-    if "credentials" in cause:
-        return "S3_ACCESS_KEY and S3_SECRET_KEY, or the role of this machine."
-    if cause == "access denied":
-        return "Is the secret key right? deploy/s3/policy.json has the rights it needs."
-    if cause == "no such bucket":
-        return "Make the bucket, or correct S3_BUCKET."
-    return "Is it started, and is S3_ENDPOINT right?"
-
-
-def _probe(data: bytes = b"doctor") -> StoredObject:
-    name = f"uploads/.doctor-{uuid.uuid4()}"
-    return StoredObject(name, memoryview(data), "text/plain", sha256(data).hexdigest(), {})
+    hints = (hint for beginning, hint in _STORE_HINTS.items() if cause.startswith(beginning))
+    return next(hints, "Is it started, and is S3_ENDPOINT right?")
 
 
 def _write(store: ImageStore) -> Finding:
     """Put an object as an upload does, see that it is there, and delete it."""
-    probe = _probe()
+    key = f"uploads/.doctor-{uuid.uuid4()}"
     try:
-        store.put(probe, time.monotonic() + 10)
-        there = store.delete(probe.key)
-    except (ApiError, OutcomeUnknown) as error:
-        cause = getattr(error, "cause", None) or str(error)
-        left = _try(lambda: store.delete(probe.key))
-        hint = _store_hint(cause) + ("" if left is not None else f" Delete {probe.key} by hand.")
-        return Finding("store rights", FAILED, cause, hint)
-    if not there:
-        hint = "It said that the object was written: is something in between that answers for it?"
-        return Finding("store rights", FAILED, "an object written is not there", hint)
+        left = store.rehearse(key, 10)
+    except StoreError as error:
+        gone = error.never_written or _try(lambda: store.delete(key)) is not None
+        hint = _store_hint(error.cause) + ("" if gone else f" Delete {key} by hand.")
+        return Finding("store rights", FAILED, error.cause, hint)
+    if left:
+        hint = f"Delete {key} by hand; is the bucket locked, or s3:DeleteObjectVersion missing?"
+        return Finding("store rights", WARNING, f"put and stat, but not delete: {left}", hint)
     return Finding("store rights", OK, "put, stat and delete")
 
 
 def _try(action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except ApiError:
+    except (ApiError, StoreError):
         return None
 
 
 def _clock(store: ImageStore) -> Finding:
     answer = store.client.as_anyone("HEAD")
-    told = answer.headers.get("Date") if answer is not None else None
-    if told is None:
+    behind = seconds_behind(answer.headers) if answer is not None else None
+    if behind is None:
         return Finding("clock", WARNING, "the store does not tell the time")
-    seconds = abs((parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds())
+    seconds = abs(behind)
     found, hint = f"{seconds:.0f} s from the store's", "Set this machine's clock (timedatectl)."
     warn, fail = _SKEW_SECONDS
     if seconds > warn:
@@ -280,10 +293,10 @@ def _public(store: ImageStore) -> Iterator[Finding]:
         yield Finding("public listing", FAILED, "anyone may list the bucket", hint)
     else:
         yield Finding("public listing", OK, "refused")
-    probe = _probe()
-    written = store.client.as_anyone("PUT", probe.key, b"doctor")
+    key = f"uploads/.doctor-{uuid.uuid4()}"
+    written = store.client.as_anyone("PUT", key, b"doctor")
     if written is not None and written.status == 200:
-        _try(lambda: store.delete(probe.key))
+        _try(lambda: store.client.delete(key, written.headers.get("x-amz-version-id", "")))
         hint = "Forbid it in the bucket's policy."
         yield Finding("public writing", FAILED, "anyone may write to the bucket", hint)
     else:
@@ -293,7 +306,7 @@ def _public(store: ImageStore) -> Iterator[Finding]:
 def _versions(store: ImageStore) -> Finding:
     state = _versioning(store)
     if state == "Enabled":
-        hint = "Deleted objects stay as versions: let a lifecycle rule end them."
+        hint = "Deleted objects stay as versions: let a lifecycle rule end them (docs/deploy.md)."
         return Finding("store versioning", WARNING, "on", hint)
     return Finding("store versioning", OK, state or "cannot be asked")
 

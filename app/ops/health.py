@@ -55,7 +55,7 @@ class Readiness:
         self._seconds, self._clock = seconds, clock
         self._asks: dict[str, Callable[[], str | None]] = {
             "redis": partial(causes.check, redis),
-            "storage": store.check,
+            "storage": store.ready,
         }
         # Of their own: what hangs in one must not keep the other from being asked.
         self._threads = {name: ThreadPoolExecutor(2, f"readyz-{name}") for name in self._asks}

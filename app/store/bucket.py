@@ -8,9 +8,10 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import md5
+from functools import partial
+from hashlib import md5, sha256
 from urllib.parse import quote
 
 from app.config import Config
@@ -27,6 +28,8 @@ PUTS_AT_ONCE = 8
 """PUTs of one process at a time: 32 at once on a slow store all ran into their time-out."""
 
 _CONNECTIONS = PUTS_AT_ONCE + 4  # beside them: readiness, the sweep, deletes
+_REHEARSAL = "uploads/.ready"
+_REHEARSAL_SECONDS = 10.0
 _CHECKSUM = "x-amz-checksum-sha256"
 
 
@@ -60,6 +63,9 @@ class ImageStore:
         self._put_timeout = config.s3_put_timeout
         self._slots = threading.BoundedSemaphore(PUTS_AT_ONCE)
         self._looked_at = False
+        self._sends_checksum = True
+        self._refused = ""  # why no PUT works, until one does
+        self._next_rehearsal = 0.0
 
     def put(self, image: StoredObject, deadline: float) -> None:
         """Write the object; when this returns the store holds exactly these bytes.
@@ -78,16 +84,18 @@ class ImageStore:
                 # What had less than its whole time says nothing about the store.
                 counts = deadline >= whole or error.cause != "timeout"
                 self._failed(error, counts=counts)
+                if error.kind in (Kind.SETUP, Kind.ROOM):
+                    self._refused = error.cause
                 if error.never_written:
                     raise unavailable("storage_unavailable", error.cause) from failure
                 self._settle(image, error)
-            self.breaker.succeeded()
+            self._succeeded()
 
     def delete(self, key: str) -> bool:
         """Delete an object; whether there was one. Raises the 503 ``storage_unavailable``."""
         try:
             self.client.stat(key)
-            self.client.ask("DELETE", key)
+            self.client.delete(key)
         except StoreError as error:
             if error.missing:
                 return False
@@ -112,6 +120,43 @@ class ImageStore:
             return error.cause
         return None
 
+    def ready(self) -> str | None:
+        """None when uploads can be stored, else the cause; within two seconds.
+
+        A bucket that is there may take nothing: a user who may only read, a full
+        disk, a lost encryption key. What PUTs were refused for stands until one
+        works; where no upload comes any more, because nobody sends uploads to a
+        process that is not ready, a rehearsal every ten seconds finds out.
+        """
+        if not self._refused:
+            return self.check()
+        if time.monotonic() >= self._next_rehearsal:
+            self._next_rehearsal = time.monotonic() + _REHEARSAL_SECONDS
+            try:
+                self.rehearse(_REHEARSAL, CHECK_SECONDS)
+            except StoreError as error:
+                return error.cause
+        return self._refused or None
+
+    def rehearse(self, key: str, seconds: float) -> str:
+        """Write a few bytes as an upload does, and take them away with their version.
+
+        Raises StoreError where they cannot be written within ``seconds``; gives the cause
+        for which something stays behind, or nothing.
+        """
+        data = b"rehearsal"
+        probe = StoredObject(key, memoryview(data), "text/plain", sha256(data).hexdigest(), {})
+        version = self._put_once(probe, time.monotonic() + seconds)
+        self._succeeded()
+        try:
+            self.client.delete(key, version)
+        except StoreError as error:
+            if version:
+                with suppress(StoreError):
+                    self.client.delete(key)  # so that it is hidden at least
+            return error.cause
+        return ""
+
     def ensure_open(self) -> None:
         """Raise the 503 ``storage_unavailable`` while the store is known not to work.
 
@@ -133,11 +178,9 @@ class ImageStore:
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[None]:
         """One of PUTS_AT_ONCE; the 503 ``overloaded`` where none is left in time to use it."""
-        left = deadline - CHECK_SECONDS - time.monotonic()
-        at_once = self._slots.acquire(blocking=False)
-        if left <= 0 or not (at_once or self._slots.acquire(timeout=left)):
-            if at_once:
-                self._slots.release()
+        left = max(0.0, deadline - CHECK_SECONDS - time.monotonic())
+        at_once = bool(left) and self._slots.acquire(blocking=False)
+        if not left or not (at_once or self._slots.acquire(timeout=left)):
             raise unavailable("overloaded", "no time is left to store it")
         try:
             if not at_once and self.breaker.open:
@@ -156,32 +199,56 @@ class ImageStore:
     def _put(self, image: StoredObject, deadline: float) -> None:
         """Once, and once more where that may help and there is time."""
         try:
-            return self._put_once(image, deadline)
-        except StoreError as error:
-            first = error
+            self._put_once(image, deadline)
+        except StoreError as first:
             if first.final or deadline - time.monotonic() < CHECK_SECONDS:
                 raise
-        try:
-            self._put_once(image, deadline)
-        except StoreError as second:
-            second.never_written &= first.never_written
-            raise
+            try:
+                self._put_once(image, deadline)
+            except StoreError as second:
+                second.never_written &= first.never_written
+                raise
 
-    def _put_once(self, image: StoredObject, deadline: float) -> None:
+    def _put_once(self, image: StoredObject, deadline: float) -> str:
+        """Send it, and see that an S3 store has it; its version, empty where there are none."""
+        answer = self._send(image, deadline)
+        proven = _proves_written(answer, image)
+        if not (proven and self._looked_at) and not self._seen(image, proven=proven):
+            raise StoreError(NO_STORE, Kind.SETUP, status=answer.status, final=True)
+        return answer.headers.get("x-amz-version-id", "")
+
+    def _send(self, image: StoredObject, deadline: float) -> Answer:
         headers = {
             "Content-Type": image.content_type,
             "Cache-Control": CACHE_CONTROL,
-            # SeaweedFS checks only this one, MinIO and AWS check the signed hash too.
-            _CHECKSUM: image.checksum,
             "x-amz-meta-sha256": image.sha256,  # by which an object is known again
             **{f"x-amz-meta-{name}": value for name, value in image.metadata.items()},
         }
-        answer = self.client.put(image.key, image.data, headers, image.sha256, deadline)
-        if self._looked_at and _proves_written(answer, image):
-            return
-        if not self._holds(image.key, len(image.data), image.sha256):
-            raise StoreError(NO_STORE, Kind.SETUP, status=answer.status, final=True)
-        self._looked_at = True
+        put = partial(self.client.put, image.key, image.data, digest=image.sha256)
+        if not self._sends_checksum:
+            return put(headers=headers, deadline=deadline)
+        try:
+            # SeaweedFS checks only this one; MinIO and AWS check the signed hash too.
+            return put(headers=headers | {_CHECKSUM: image.checksum}, deadline=deadline)
+        except StoreError as error:
+            if not error.about_checksum:
+                raise
+        answer = put(headers=headers, deadline=deadline)
+        self._sends_checksum = False
+        log.warning("the store refuses %s: PUTs are sent without it from now on", _CHECKSUM)
+        return answer
+
+    def _seen(self, image: StoredObject, *, proven: bool) -> bool:
+        """Whether the store has it when looked at: the first of a process, and the unproven."""
+        try:
+            self._looked_at = self._holds(image.key, len(image.data), image.sha256)
+        except StoreError as error:
+            if not proven:
+                raise
+            log.warning("the object just put could not be looked at: %s", error.cause)
+            self._looked_at = error.status > 0  # it may write and not read: then its word counts
+            return True
+        return self._looked_at
 
     def _holds(self, key: str, size: int, sha256: str) -> bool:
         try:
@@ -202,6 +269,10 @@ class ImageStore:
         if not held:
             raise OutcomeUnknown(cause.cause) from cause
         log.warning("the answer to a put was lost, but the object is there: %s", image.key)
+
+    def _succeeded(self) -> None:
+        self._refused = ""
+        self.breaker.succeeded()
 
     def _failed(self, error: StoreError, *, counts: bool = True) -> None:
         level = logging.WARNING if error.kind is Kind.PASSING else logging.CRITICAL

@@ -16,7 +16,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 NO_STORE = "not an answer of an S3 store"
 _CODE = re.compile(rb"<Code>\s*([\w.-]{1,100})\s*</Code>")
-_REGION = re.compile(rb"<Region>\s*([\w-]{1,63})\s*</Region>")
+_REGION = re.compile(rb"<Region>\s*([\w-]{1,63})\s*</Region>|expecting '([\w-]{1,63})'")
 _OF_S3 = ("x-amz-request-id", "x-amz-id-2", "x-amz-bucket-region")
 _SKEW_SECONDS = 900  # what S3 allows between the clocks
 
@@ -35,7 +35,8 @@ class StoreError(Exception):
 
     ``status`` and ``code`` are of the store's answer (0 and empty: there was
     none). ``final``: trying again is of no use. ``never_written``: a PUT that
-    failed so has not written its object and never will.
+    failed so has not written its object and never will. ``about_checksum``: the
+    store may not know the header ``x-amz-checksum-sha256``.
     """
 
     def __init__(
@@ -47,12 +48,13 @@ class StoreError(Exception):
         code: str = "",
         final: bool = False,
         never_written: bool = False,
+        about_checksum: bool = False,
     ) -> None:
         super().__init__(cause)
         self.cause, self.kind = cause, kind
         self.status, self.code = status, code
         self.final, self.never_written = final, never_written
-        self.about_checksum = False
+        self.about_checksum = about_checksum
 
     @property
     def missing(self) -> bool:
@@ -107,21 +109,38 @@ def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> StoreErro
     if not code and not proves_s3(headers):
         return _of_stranger(status, body)
     cause, kind = _cause(status, code)
-    behind = _seconds_behind(headers)
+    behind = seconds_behind(headers) or 0.0
     if cause == "clock skew" or (status == 403 and abs(behind) > _SKEW_SECONDS):
         side = "behind" if behind >= 0 else "ahead of"
         cause = f"clock skew: {abs(behind):.0f} s {side} the store's"
     elif cause == "wrong region" and (region := _right_region(headers, body)):
         cause = f"wrong region: the bucket is in {region}"
+    elif code == "AuthorizationHeaderMalformed":
+        cause = "wrong credentials: the store cannot read them"
     refused = status < 500 and code not in _TRY_AGAIN
-    error = StoreError(cause, kind, status=status, code=code, final=refused, never_written=refused)
-    error.about_checksum = _about_checksum(status, code, body)
-    return error
+    return StoreError(
+        cause,
+        kind,
+        status=status,
+        code=code,
+        final=refused,
+        never_written=refused,
+        about_checksum=_about_checksum(status, code, body),
+    )
 
 
 def proves_s3(headers: Mapping[str, str]) -> bool:
     """Whether an answer bears a header that only S3 stores give: not those of a CDN."""
     return any(name in headers for name in _OF_S3)
+
+
+def seconds_behind(headers: Mapping[str, str]) -> float | None:
+    """How far this machine's clock is behind the store's; None where the store does not say."""
+    try:
+        theirs = parsedate_to_datetime(headers.get("Date", ""))
+        return (theirs - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError):  # TypeError: a time without a zone
+        return None
 
 
 def of_exception(error: BaseException) -> StoreError:
@@ -149,7 +168,7 @@ def _cause(status: int, code: str) -> tuple[str, Kind]:
         return f"status {status}", Kind.PASSING
     if code:
         return f"object refused: {code}", Kind.OBJECT
-    by_status = {301: "PermanentRedirect", 400: "", 403: "AccessDenied", 404: "NoSuchBucket"}
+    by_status = {301: "PermanentRedirect", 403: "AccessDenied", 404: "NoSuchBucket"}
     return _CODES.get(by_status.get(status, ""), (f"status {status}", Kind.OBJECT))
 
 
@@ -170,33 +189,26 @@ _TLS_CODES = {9: "not valid yet", 10: "expired", 62: "for another host name",
 """OpenSSL's X509_V_ERR_*; whatever else it says is about the authority."""
 
 
+# What OpenSSL, by its version, makes of an answer that is no TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
 def _of_tls(error: BaseException) -> StoreError:
     inner = error if isinstance(error, ssl.SSLError) else next(iter(error.args), None)
     if isinstance(inner, ssl.SSLCertVerificationError):
         why = _TLS_CODES.get(inner.verify_code, "of an unknown authority")
         cause = f"TLS certificate not accepted: {why}"
-    elif isinstance(inner, ssl.SSLError) and inner.reason in (
-        "WRONG_VERSION_NUMBER",
-        "HTTP_REQUEST",
-    ):
+    elif isinstance(inner, ssl.SSLError) and inner.reason in _NO_TLS:
         cause = "TLS on a plain HTTP port"
     else:
         return StoreError("TLS connection broken")
     return StoreError(cause, Kind.SETUP, final=True, never_written=True)
 
 
-def _seconds_behind(headers: Mapping[str, str]) -> float:
-    """How far this machine's clock is behind the store's; 0 where the store does not say."""
-    try:
-        theirs = parsedate_to_datetime(headers.get("Date", ""))
-    except ValueError:
-        return 0.0
-    return (theirs - datetime.now(UTC)).total_seconds()
-
-
 def _right_region(headers: Mapping[str, str], body: bytes) -> str:
     found = _REGION.search(body)
-    return headers.get("x-amz-bucket-region", "") or (found[1].decode() if found else "")
+    named = (found[1] or found[2]).decode() if found else ""
+    return headers.get("x-amz-bucket-region", "") or named
 
 
 def _about_checksum(status: int, code: str, body: bytes) -> bool:

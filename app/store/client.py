@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
 from minio.credentials.credentials import Credentials
@@ -104,6 +105,12 @@ class Client:
                 raise
             self.ask("GET", key)
             raise
+
+    def delete(self, key: str, version: str = "") -> None:
+        """Delete an object; ``version`` for good, where the bucket keeps what is deleted."""
+        # "null" is the version of what was written while versioning was off.
+        query = urlencode({"versionId": version}) if version not in ("", "null") else ""
+        self.ask("DELETE", key, query=query)
 
     def as_anyone(self, method: str, key: str = "", body: bytes | None = None) -> Answer | None:
         """The answer to a request without credentials, whatever it is; None when there is none."""

@@ -79,20 +79,20 @@ def test_why_redis_cannot_be_written_is_named_without_its_address(redis, store, 
 
 
 def test_a_check_that_fails_by_mistake_is_a_cause_too(redis, store):
-    store.check = lambda: {}["mistake"]
+    store.ready = lambda: {}["mistake"]
     assert Readiness(redis, store).checks()["storage"] == "KeyError"
 
 
 def test_what_hangs_is_a_timeout_and_keeps_the_other_from_nothing(redis, store):
     hung = threading.Event()
-    store.check = lambda: hung.wait(10) and None
+    store.ready = lambda: hung.wait(10) and None
     assert Readiness(redis, store, seconds=0.05).checks() == {"redis": "ok", "storage": "timeout"}
     hung.set()
 
 
 def test_redis_and_the_store_are_asked_once_a_second(redis, store, clock):
     asked = []
-    store.check = lambda: asked.append("storage")
+    store.ready = lambda: asked.append("storage")
     readiness = Readiness(redis, store, clock=clock)
     readiness.checks(), readiness.checks()
     assert len(asked) == 1

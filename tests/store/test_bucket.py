@@ -1,5 +1,7 @@
 import hashlib
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 import pytest
@@ -176,6 +178,160 @@ def test_a_put_that_runs_out_of_its_upload_s_time_is_not_the_stores_fault(server
         with pytest.raises((ApiError, OutcomeUnknown)):
             store.put(image(), soon(1.1))
     assert not store.breaker.open
+
+
+def test_a_store_that_may_write_and_not_read_is_believed(server, caplog):
+    server.refuse = lambda method, *_: s3_error(403, "AccessDenied") if method != "PUT" else None
+    store = connected(server)
+    for _ in range(3):
+        store.put(image(), soon())
+    assert (server.count("PUT"), server.count("HEAD")) == (3, 1)
+    assert "could not be looked at: access denied" in caplog.text
+
+
+UNKNOWN_HEADER = s3_error(400, "InvalidArgument", "Unsupported header 'x-amz-checksum-sha256'")
+
+
+@pytest.mark.parametrize(
+    "refusal", [UNKNOWN_HEADER, s3_error(501, "NotImplemented")], ids=["400", "501"]
+)
+def test_a_store_that_refuses_the_checksum_gets_none_from_then_on(server, refusal, caplog):
+    def refuse(method, key, headers, body):
+        return refusal if "x-amz-checksum-sha256" in headers else None
+
+    server.refuse, server.echoes_checksum = refuse, False
+    store = connected(server)
+    for _ in range(3):
+        store.put(image(), soon())
+    assert (server.count("PUT"), server.count("HEAD")) == (4, 1)
+    assert caplog.text.count("PUTs are sent without it from now on") == 1
+    assert store.breaker.fresh()
+
+
+def test_damaged_bytes_are_not_taken_for_an_unknown_header(server):
+    damaged = s3_error(400, "XAmzContentChecksumMismatch", "The SHA256 checksum does not match")
+    server.refuse = lambda method, *_: damaged if method == "PUT" else None
+    assert refused(connected(server)) == (
+        "storage_unavailable",
+        "object refused: XAmzContentChecksumMismatch",
+    )
+    assert server.count("PUT") == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "cause"),
+    [
+        (s3_error(403, "AccessDenied"), "access denied"),
+        (s3_error(507, "XMinioStorageFull"), "disk full"),
+        (s3_error(400, "XMinioAdminBucketQuotaExceeded"), "quota used up"),
+        (s3_error(400, "KMS.DisabledException"), "encryption key not usable"),
+        (s3_error(403, "AllAccessDisabled"), "account suspended"),
+    ],
+    ids=["rights", "disk", "quota", "key", "account"],
+)
+def test_it_is_not_ready_from_a_refused_put_until_one_works(server, refusal, cause, caplog):
+    store = connected(server)
+    server.refuse = lambda method, *_: refusal if method == "PUT" else None
+    assert store.ready() is None
+    with pytest.raises((ApiError, OutcomeUnknown)):
+        store.put(image(), soon())
+    assert store.ready() == cause
+    assert "CRITICAL" in {record.levelname for record in caplog.records}
+    server.refuse = lambda *_: None
+    store.put(image(), soon())
+    assert store.ready() is None
+
+
+def test_a_process_that_gets_no_uploads_finds_out_by_itself_that_puts_work_again(server):
+    store = connected(server)
+    server.refuse = lambda method, *_: s3_error(403, "AccessDenied") if method == "PUT" else None
+    for _ in range(3):
+        refused(store)
+    sent = server.count("PUT")
+    assert [store.ready() for _ in range(3)] == ["access denied"] * 3
+    assert server.count("PUT") == sent + 1, "one rehearsal in ten seconds"
+    server.refuse = lambda *_: None
+    store._next_rehearsal = 0
+    assert store.ready() is None
+    assert store.breaker.fresh()
+    assert server.objects == {}
+
+
+def test_a_file_refused_for_itself_leaves_the_store_ready(server):
+    store = connected(server)
+    server.refuse = lambda method, *_: TOO_LARGE if method == "PUT" else None
+    refused(store)
+    assert store.ready() is None
+
+
+def test_a_rehearsal_takes_its_version_away(server):
+    server.versioned = True
+    assert connected(server).rehearse("uploads/.x", 5) == ""
+    assert server.versions == {}
+
+
+def test_a_rehearsal_that_cannot_delete_says_so_and_hides_what_it_wrote(server):
+    def locked(method, key, headers, body):
+        return s3_error(403, "AccessDenied") if method == "DELETE" and "?" in key else None
+
+    server.versioned, server.refuse = True, locked
+    assert connected(server).rehearse("uploads/.x", 5) == "access denied"
+    assert list(server.versions) == ["1"]
+    assert server.objects == {}
+
+
+def test_eight_puts_at_once_and_the_ninth_waits_for_its_turn(server):
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def slowly(method, *_):
+        nonlocal at_once, most
+        if method == "PUT":
+            with lock:
+                at_once += 1
+                most = max(most, at_once)
+            time.sleep(0.2)
+            with lock:
+                at_once -= 1
+
+    server.refuse = slowly
+    store = connected(server)
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda _: store.put(image(), soon()), range(20)))
+    assert most == 8
+
+
+def test_a_put_whose_turn_does_not_come_in_time_is_overloaded(server):
+    going = threading.Event()
+    server.refuse = lambda method, *_: going.wait(5) and None
+    store = connected(server)
+    with ThreadPoolExecutor(8) as pool:
+        others = [pool.submit(store.put, image(), soon()) for _ in range(8)]
+        try:
+            while server.count("PUT") < 8:
+                time.sleep(0.01)
+            assert refused(store, seconds=1.2) == ("overloaded", "no time is left to store it")
+        finally:
+            going.set()
+        assert [each.result() for each in others] == [None] * 8
+
+
+def test_those_who_wait_for_a_turn_at_a_dead_store_are_not_let_in_one_by_one(server):
+    def slowly(method, *_):
+        if method == "PUT":
+            time.sleep(0.5)
+            return s3_error(503, "SlowDown")
+        return s3_error(503, "SlowDown")
+
+    server.refuse = slowly
+    store = connected(server)
+
+    def attempt(_):
+        with pytest.raises((ApiError, OutcomeUnknown)):
+            store.put(image(), soon())
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(attempt, range(24)))
+    assert server.count("PUT") < 24, "eight, and the second try of each, and few besides"
 
 
 def test_a_store_that_answers_and_cannot_be_written_is_refused_before_the_body(server):

@@ -52,7 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen.append(f"{self.command} {self.path}")
         status, headers, said = self.server.answer(self.command, self.path, self.headers, body)
-        self.send_response(status)
+        self.send_response_only(status)
+        headers = {"Date": self.date_time_string(), **headers}
         for name, value in headers.items():
             self.send_header(name, value)
         if "Content-Length" not in headers:
@@ -81,21 +82,26 @@ class Store(StandIn):
     """A store of one bucket in memory, which believes every signature.
 
     ``refuse(method, key, headers, body)`` gives status, headers and body of an
-    answer, or None for the ordinary one; ``key`` is empty for the bucket.
+    answer, or None for the ordinary one; ``key`` is empty for the bucket, and has
+    the query behind a question mark if there is one. With ``versioned`` what is
+    deleted stays in ``versions``, unless its version is named.
     """
 
     def __init__(self, refuse=lambda *_: None):
-        self.objects = {}
+        self.objects, self.versions = {}, {}
+        self.versioned = False
         self.refuse = refuse
         self.echoes_checksum = True
         super().__init__()
 
     def answer(self, method, path, headers, body):
-        key = urlsplit(path).path.partition("/")[2].partition("/")[2]
-        refusal = self.refuse(method, key, headers, body)
-        if refusal is not None:
-            status, more, said = refusal
-            return status, more, said
+        url = urlsplit(path)
+        key = url.path.partition("/")[2].partition("/")[2]
+        asked = f"{key}?{url.query}" if url.query else key
+        if (refusal := self.refuse(method, asked, headers, body)) is not None:
+            return refusal
+        if method == "DELETE":
+            self.versions.pop(url.query.removeprefix("versionId="), None)
         status, more, said = getattr(self, f"_{method.lower()}")(key, headers, body)
         return status, {"x-amz-request-id": "1", **more}, said
 
@@ -105,6 +111,9 @@ class Store(StandIn):
         self.objects[key] = (body, kept | {"ETag": f'"{etag}"'})
         checksum = b64encode(hashlib.sha256(body).digest()).decode()
         echoed = {"x-amz-checksum-sha256": checksum} if self.echoes_checksum else {}
+        if self.versioned:
+            echoed["x-amz-version-id"] = str(len(self.versions) + 1)
+            self.versions[echoed["x-amz-version-id"]] = body
         return 200, {"ETag": f'"{etag}"', **echoed}, b""
 
     def _head(self, key, headers, body):

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.pictures import padded, picture
-from tests.system.stack import doctor
-from tests.system.stand_ins import LoginPage, Store
+from tests.system.stack import doctor, wait_until
+from tests.system.stand_ins import LoginPage, Store, s3_error
 
 PNG = picture()
 PHOTO = padded("PNG", 2_000_000)
@@ -60,3 +60,66 @@ def test_files_that_the_store_refuses_shut_nobody_else_out(make_service, valkey,
         assert '"level": "critical"' in service.log
         assert service.get("/readyz").status == 200
         service.stop()
+
+
+def far_away(method, key, headers, body):
+    """As AWS answers in the wrong region: a HEAD has no body, and only a header says where."""
+    status, more, said = s3_error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-3")
+    return status, more, b"" if method == "HEAD" else said
+
+
+def late(method, key, headers, body):
+    """As a store answers whose clock is years away."""
+    status, more, said = s3_error(403, "RequestTimeTooSkewed", Date="Wed, 25 Nov 2020 16:41:40 GMT")
+    return status, more, b"" if method == "HEAD" else said
+
+
+def forbidden(method, key, headers, body):
+    """As a store answers to a user who may only read."""
+    return s3_error(403, "AccessDenied") if method == "PUT" else None
+
+
+@pytest.mark.parametrize(
+    ("refuse", "check", "cause", "word"),
+    [
+        (far_away, "store", "wrong region: the bucket is in eu-west-3", "S3_REGION"),
+        (late, "store", "clock skew: ", "timedatectl"),
+        (forbidden, "store rights", "access denied", "policy.json"),
+    ],
+    ids=["region", "clock", "rights"],
+)
+def test_the_doctor_and_readyz_name_the_right_cause(
+    make_service, valkey, api_key, refuse, check, cause, word
+):
+    with Store(refuse) as store:
+        service = make_service(valkey.url, store.settings(), WEB_CONCURRENCY="1")
+        assert told(service.upload(PNG, api_key())) == (503, "storage_unavailable")
+        wait_until(lambda: service.get("/readyz").status == 503, 5)
+        assert service.get("/readyz").json()["checks"]["storage"].startswith(cause)
+        assert '"level": "critical"' in service.log
+        service.stop()
+        status, found = doctor(valkey.url, store.settings())
+    assert (status, found[check]["state"]) == (1, "failed")
+    assert found[check]["found"].startswith(cause)
+    assert word in found[check]["hint"]
+    assert "clock" in found, "what can still be looked at is looked at"
+
+
+def test_the_doctor_takes_its_versions_away(valkey):
+    with Store() as store:
+        store.versioned = True
+        status, found = doctor(valkey.url, store.settings())
+        assert (status, found["store rights"]["state"]) == (1, "ok")
+        assert found["public writing"]["state"] == "failed"
+        assert store.versions == {}
+
+
+def test_the_doctor_says_what_a_locked_bucket_keeps(valkey):
+    def locked(method, key, headers, body):
+        return s3_error(403, "AccessDenied") if method == "DELETE" and "?" in key else None
+
+    with Store(locked) as store:
+        store.versioned = True
+        _, found = doctor(valkey.url, store.settings())
+    assert found["store rights"]["state"] == "warning"
+    assert "DeleteObjectVersion" in found["store rights"]["hint"]
