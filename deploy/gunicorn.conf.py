@@ -1,25 +1,20 @@
 """gunicorn's settings, the same in the Procfile, in systemd and in the local stack."""
 
-import contextlib
-import ctypes
-import gc
 import os
-import resource
 import sys
 import tempfile
 from pathlib import Path
 
-M_ARENA_MAX = -8
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
-# The master imports the code and its workers share that memory. A reload (HUP)
-# evaluates this file again: then the code is to be the new one.
-for name in [name for name in sys.modules if name.partition(".")[0] == "app"]:
-    del sys.modules[name]
+from app.ops.process import forget_code
+
+forget_code()  # a reload evaluates this file again, and means the new code
 
 from app.config import Config, ConfigError
 from app.intake.worker import hold_signals_at_forks
+from app.ops import process
 from app.ops.logs import logging_config
 from app.ops.sweep import Sweeper
 
@@ -74,22 +69,9 @@ def on_starting(server):
         server.metrics.listen()
 
 
-def share_heaps():
-    """Have the threads share two heaps of glibc's instead of one each (mallopt(3)).
-
-    A heap keeps what was freed in it, up to tens of megabytes, for the next picture: 740 MB
-    instead of 420 for progressive JPEGs of 12 megapixels.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 2)
-
-
 def when_ready(_):
-    """Keep the workers' collectors off what the master has imported: they would unshare it."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+    """Let the workers share what the master has imported."""
+    process.keep_shared()
 
 
 def on_reload(server):
@@ -99,17 +81,10 @@ def on_reload(server):
     when_ready(server)
 
 
-def raise_file_limit():
-    """Room for worker_connections: many systems give 1,024 files unless a process asks for more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def post_fork(server, worker):
     """Let the worker have the metrics' port, which its master holds."""
-    share_heaps()
-    raise_file_limit()
+    process.share_heaps()
+    process.raise_file_limit()
     worker.metrics = server.metrics
 
 
@@ -121,10 +96,9 @@ def post_worker_init(worker):
         worker.metrics.serve()
         metrics.watch(service)
     if settings.sweep_interval:
-        told = [metrics.told] if metrics else []
-        Sweeper(service.redis, service.store, settings.sweep_interval, *told).start()
-    # What there is now stays for good: the collector need not look at it again.
-    gc.freeze()
+        listeners = [metrics.count_swept] if metrics else []
+        Sweeper(service.redis, service.store, settings.sweep_interval, *listeners).start()
+    process.keep_for_good()
 
 
 def worker_exit(_, worker):

@@ -84,7 +84,7 @@ class Metrics:
     ) -> Histogram:
         return Histogram(f"uploader_{name}", help_, labels, buckets=buckets, registry=self.registry)
 
-    def told(self, swept: Swept) -> None:
+    def count_swept(self, swept: Swept) -> None:
         """Count what a sweep did."""
         self.swept.inc(swept.deleted)
         self.sweep_failures.inc(swept.failed)

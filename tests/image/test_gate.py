@@ -3,8 +3,6 @@
 import math
 import random
 import site
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
