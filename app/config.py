@@ -6,9 +6,11 @@ The table in the README is compared with this module by a test.
 
 import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -93,6 +95,22 @@ def parse_flag(value: str) -> bool:
 
 parse_metadata = _choice("keep", "no-location", "minimal")
 """Read the policy for what a picture says beside its pixels; ValueError for anything else."""
+
+
+def _tls_verify(value: str) -> str:
+    if value.lower() == "certificate":
+        return "certificate"
+    return "yes" if parse_flag(value) else "no"
+
+
+def _authorities(value: str) -> str:
+    # OSError: no such file, or no certificate in it.
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except OSError as error:
+        raise ValueError from error
+    return str(Path(value).resolve())
+
 
 # What redis-py takes from the query of an address, of all its options: those a person needs.
 _REDIS_OPTIONS = {"db", "client_name", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile",
@@ -220,8 +238,19 @@ class Config:
         "redis://127.0.0.1:6379/0",
         secret=True,
     )
-    redis_tls_verify: bool = _setting(
-        "REDIS_TLS_VERIFY", True, parse_flag, "yes or no (no: accept any certificate)", "yes"
+    redis_tls_verify: str = _setting(
+        "REDIS_TLS_VERIFY",
+        "yes",
+        _tls_verify,
+        "yes, no (accept any certificate) or certificate (one of REDIS_CA_CERTS, for any host)",
+        "yes",
+    )
+    redis_ca_certs: str | None = _setting(
+        "REDIS_CA_CERTS",
+        None,
+        _authorities,
+        "a PEM file of the authorities that vouch for Redis",
+        "/etc/ssl/private-ca.pem",
     )
     redis_timeout: float = _setting(
         "REDIS_TIMEOUT", 0.5, _seconds(0.05, 5), "seconds a call to Redis, 0.05 to 5", "0.5"
@@ -241,6 +270,13 @@ class Config:
     )
     s3_secret_key: str | None = _setting(
         "S3_SECRET_KEY", None, _text, "text, together with S3_ACCESS_KEY", "...", secret=True
+    )
+    s3_ca_certs: str | None = _setting(
+        "S3_CA_CERTS",
+        None,
+        _authorities,
+        "a PEM file of the authorities that vouch for the store",
+        "/etc/ssl/private-ca.pem",
     )
     s3_connect_timeout: float = _setting(
         "S3_CONNECT_TIMEOUT", 2.0, _seconds(0.1, 10), "seconds, 0.1 to 10", "2"
@@ -379,6 +415,11 @@ class Config:
             mistakes.append(
                 "S3_ACCESS_KEY, S3_SECRET_KEY: only one of them is set; set both,"
                 " for example S3_ACCESS_KEY=uploader S3_SECRET_KEY=..., or neither"
+            )
+        if values.get("redis_tls_verify") == "certificate" and "redis_ca_certs" not in values:
+            mistakes.append(
+                "REDIS_TLS_VERIFY: certificate needs REDIS_CA_CERTS,"
+                " for example REDIS_CA_CERTS=/etc/ssl/redis.pem"
             )
         if mistakes:
             raise ConfigError("The settings are not valid:\n  " + "\n  ".join(mistakes))

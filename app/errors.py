@@ -6,6 +6,7 @@ as Flask, answer with the same document and the same headers.
 
 import json
 import re
+import ssl
 import uuid
 from http import HTTPStatus
 from typing import Any
@@ -98,6 +99,29 @@ def unavailable(code: str, cause: str, *, retry_after: int = 5) -> ApiError:
         headers={"Retry-After": str(retry_after)},
         cause=cause,
     )
+
+
+# OpenSSL's X509_V_ERR_*; whatever else it says is about the authority.
+_CERTIFICATES = {9: "not valid yet", 10: "expired", 62: "for another host name",
+                 64: "for another address"}  # fmt: skip
+# What OpenSSL, by its version, makes of an answer that is no TLS.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
+
+
+def tls_cause(error: BaseException | None) -> str | None:
+    """Why there is no TLS to Redis or the store, for ``unavailable``; None where that is passing.
+
+    Looks at the error, at what it wraps and at what it came from.
+    """
+    while error is not None and not isinstance(error, ssl.SSLError):
+        inner = next((each for each in error.args if isinstance(each, ssl.SSLError)), None)
+        error = inner or error.__cause__ or error.__context__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = _CERTIFICATES.get(error.verify_code, "of an unknown authority")
+        return f"TLS certificate not accepted: {why}"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "TLS on a plain port"
+    return None
 
 
 def too_slow(cause: str | None = None) -> ApiError:

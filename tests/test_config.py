@@ -3,6 +3,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import trustme
 
 from app.config import Config, ConfigError, Rate
 
@@ -25,6 +26,32 @@ def test_the_defaults_are_those_of_the_contract():
     assert config.bind == "127.0.0.1:8000"
     assert config.web_threads == 8
     assert config.metrics_port is None
+
+
+@pytest.mark.parametrize("variable", ["S3_CA_CERTS", "REDIS_CA_CERTS"])
+def test_a_file_of_authorities_must_hold_certificates(variable, tmp_path):
+    path = tmp_path / "authority.pem"
+    assert variable in mistakes(**{variable: str(path)})
+    path.write_text("no certificate")
+    assert variable in mistakes(**{variable: str(path)})
+    trustme.CA().cert_pem.write_to_path(path)
+    assert Config.from_env({variable: str(path)}) != Config.from_env({})
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"), [("1", "yes"), ("No", "no"), ("Certificate", "certificate")]
+)
+def test_checks_of_redis_s_certificate_are_switched_off_by_a_word_alone(value, meant, tmp_path):
+    path = tmp_path / "authority.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    config = Config.from_env({"REDIS_TLS_VERIFY": value, "REDIS_CA_CERTS": str(path)})
+    assert config.redis_tls_verify == meant
+    assert Config.from_env({}).redis_tls_verify == "yes"
+    assert "REDIS_TLS_VERIFY" in mistakes(REDIS_TLS_VERIFY="perhaps")
+
+
+def test_a_pinned_certificate_needs_one():
+    assert "REDIS_CA_CERTS" in mistakes(REDIS_TLS_VERIFY="certificate")
 
 
 def test_an_empty_variable_counts_as_unset():
@@ -219,12 +246,13 @@ def test_several_origins_are_separated_by_commas():
     assert config.cors_origins == ("https://a.example", "http://b.example:8080")
 
 
-def test_every_setting_has_a_variable_a_form_and_an_example_that_is_valid():
+def test_every_setting_has_a_variable_a_form_and_an_example_that_is_valid(tmp_path):
+    trustme.CA().cert_pem.write_to_path(tmp_path / "private-ca.pem")
     for each in fields(Config):
         setting = each.metadata
         assert setting["variable"].isupper()
         assert setting["form"]
-        setting["parse"](setting["example"])
+        setting["parse"](setting["example"].replace("/etc/ssl", str(tmp_path)))
 
 
 def test_the_readme_has_every_setting_with_its_default_and_form():

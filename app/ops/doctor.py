@@ -16,7 +16,7 @@ import click
 from flask import current_app
 
 from app.config import Config, Rate
-from app.errors import ApiError
+from app.errors import ApiError, tls_cause
 from app.records import journal, ratelimit, usage
 from app.records.client import RedisError, redis_errors
 from app.records.journal import Entry, Result
@@ -129,6 +129,11 @@ def _reach_redis(service: Service) -> Finding:
                 service.redis.ping()
                 milliseconds.append(1000 * (time.perf_counter() - start))
     except ApiError as error:
+        if cause := tls_cause(error):
+            hint = (
+                _store_hint(cause).replace("S3_CA", "REDIS_CA").replace("S3_ENDPOINT", "REDIS_URL")
+            )
+            return Finding("redis", FAILED, cause, hint)
         hint = "Is it started, and are REDIS_URL's address, user and password right?"
         return Finding("redis", FAILED, _without_secrets(service.config, error), hint)
     typical = statistics.median(milliseconds)
@@ -237,15 +242,24 @@ _STORE_HINTS = {
     "encryption key not usable": "The key of the bucket's encryption, and the right to use it.",
     "not an answer of an S3 store": "S3_ENDPOINT leads to something else: a web page, a proxy.",
     "plain HTTP on a TLS port": "S3_ENDPOINT must begin with https://.",
-    "TLS on a plain HTTP port": "S3_ENDPOINT must begin with http://, or have another port.",
-    "TLS certificate not accepted: expired": "Renew the store's certificate.",
-    "TLS certificate not accepted: for another": "S3_ENDPOINT must have a name of the certificate.",
-    "TLS certificate not accepted": "S3_CA_CERTS: a PEM file of the authority that signed it.",
 }
 """By the beginning of the cause; the first that fits."""
 
 
+def _tls_hint(cause: str, whose: str) -> str:
+    address = {"S3": "S3_ENDPOINT", "REDIS": "REDIS_URL"}[whose]
+    if cause.endswith(("expired", "not valid yet")):
+        return f"Renew the certificate of {address}, if this machine's clock is right."
+    if "for another" in cause:
+        return f"{address} must have a name that the certificate is for."
+    if cause.endswith("authority"):
+        return f"{whose}_CA_CERTS: a PEM file of the authority that signed it."
+    return f"{address} leads to a port without TLS: another scheme (http://, redis://) or port."
+
+
 def _store_hint(cause: str) -> str:
+    if cause.startswith("TLS "):
+        return _tls_hint(cause, "S3")
     hints = (hint for beginning, hint in _STORE_HINTS.items() if cause.startswith(beginning))
     return next(hints, "Is it started, and is S3_ENDPOINT right?")
 

@@ -2,6 +2,8 @@
 
 from redis import Redis, exceptions
 
+from app.errors import tls_cause
+
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (exceptions.AuthenticationError, "authentication failed"),
     (exceptions.AuthorizationError, "no permission"),
@@ -19,7 +21,7 @@ def check(redis: Redis) -> str | None:
     try:
         redis.set("ready:check", b"1", px=1000)
     except Exception as error:  # noqa: BLE001 -- whatever it is, Redis is not usable
-        return next(
+        return tls_cause(error) or next(
             (cause for kind, cause in _CAUSES if isinstance(error, kind)), type(error).__name__
         )
     return None

@@ -5,7 +5,6 @@ Ceph, SeaweedFS and VersityGW answer beside them.
 """
 
 import re
-import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,6 +12,8 @@ from enum import Enum
 
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from app.errors import tls_cause
 
 NO_STORE = "not an answer of an S3 store"
 _CODE = re.compile(rb"<Code>\s*([\w.-]{1,100})\s*</Code>")
@@ -151,8 +152,8 @@ def of_exception(error: BaseException) -> StoreError:
             return StoreError("connection refused", never_written=never)
         case TimeoutError() | urllib3.exceptions.TimeoutError():
             return StoreError("timeout", never_written=never)
-        case urllib3.exceptions.SSLError() | ssl.SSLError():
-            return _of_tls(error)
+        case _ if (cause := tls_cause(error)) is not None:
+            return StoreError(cause, Kind.SETUP, final=True, never_written=True)
         case _:
             return StoreError("connection broken")
 
@@ -182,27 +183,6 @@ def _of_stranger(status: int, body: bytes) -> StoreError:
     if status == 400 and b"https" in body.lower():
         return StoreError("plain HTTP on a TLS port", Kind.SETUP, status=status, final=True)
     return StoreError(NO_STORE, Kind.SETUP, status=status, final=True)
-
-
-_TLS_CODES = {9: "not valid yet", 10: "expired", 62: "for another host name",
-              64: "for another address"}  # fmt: skip
-"""OpenSSL's X509_V_ERR_*; whatever else it says is about the authority."""
-
-
-# What OpenSSL, by its version, makes of an answer that is no TLS.
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
-
-
-def _of_tls(error: BaseException) -> StoreError:
-    inner = error if isinstance(error, ssl.SSLError) else next(iter(error.args), None)
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        why = _TLS_CODES.get(inner.verify_code, "of an unknown authority")
-        cause = f"TLS certificate not accepted: {why}"
-    elif isinstance(inner, ssl.SSLError) and inner.reason in _NO_TLS:
-        cause = "TLS on a plain HTTP port"
-    else:
-        return StoreError("TLS connection broken")
-    return StoreError(cause, Kind.SETUP, final=True, never_written=True)
 
 
 def _right_region(headers: Mapping[str, str], body: bytes) -> str:

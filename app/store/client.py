@@ -61,7 +61,9 @@ class Client:
         self._more_headers = headers
         self._base = BaseURL(config.s3_endpoint, config.s3_region)
         self._region = self._base.region or config.s3_region
-        self._pool = urllib3.PoolManager(retries=False, maxsize=connections)
+        self._pool = urllib3.PoolManager(
+            retries=False, maxsize=connections, ca_certs=config.s3_ca_certs
+        )
         self._provider = _provider(config)
 
     def put(

@@ -49,7 +49,7 @@ def valkey(directory: Path, port: int, *options: str) -> list[str]:
     ]
 
 
-def seaweedfs(directory: Path, port: int, identities: Path) -> list[str]:
+def seaweedfs(directory: Path, port: int, identities: Path, *options: str) -> list[str]:
     """The command of an S3 server (SeaweedFS) that keeps its data in ``directory``.
 
     It opens a dozen ports besides the one named; those that cannot be switched
@@ -68,6 +68,7 @@ def seaweedfs(directory: Path, port: int, identities: Path) -> list[str]:
         *("-volume.preStopSeconds=0", "-volume.max=100", "-master.volumeSizeLimitMB=128"),
         *ports,
         *grpc,
+        *options,
     ]
 
 

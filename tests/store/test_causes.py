@@ -122,8 +122,8 @@ def tls_error(reason):
         (certificate_error(10), "TLS certificate not accepted: expired", True),
         (certificate_error(62), "TLS certificate not accepted: for another host name", True),
         (certificate_error(20), "TLS certificate not accepted: of an unknown authority", True),
-        (tls_error("WRONG_VERSION_NUMBER"), "TLS on a plain HTTP port", True),
-        (tls_error("BAD_RECORD_MAC"), "TLS connection broken", False),
+        (tls_error("WRONG_VERSION_NUMBER"), "TLS on a plain port", True),
+        (tls_error("BAD_RECORD_MAC"), "connection broken", False),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

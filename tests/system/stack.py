@@ -97,22 +97,23 @@ class Valkey(Process):
 
 
 class SeaweedFS(Process):
-    def __init__(self, directory):
+    def __init__(self, directory, options=(), ca_certs=None):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.port = servers.free_port()
         self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
         servers.write_identities(directory / "identities.json", self.access_key, self.secret_key)
-        command = servers.seaweedfs(directory / "data", self.port, directory / "identities.json")
+        identities = directory / "identities.json"
+        command = servers.seaweedfs(directory / "data", self.port, identities, *options)
         super().__init__(command, directory / "log")
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http{'s' if ca_certs else ''}://127.0.0.1:{self.port}"
         self.client = Minio(
             endpoint=f"127.0.0.1:{self.port}",
             access_key=self.access_key,
             secret_key=self.secret_key,
-            secure=False,
+            secure=ca_certs is not None,
             region="us-east-1",
-            http_client=urllib3.PoolManager(timeout=10, retries=False),
+            http_client=urllib3.PoolManager(timeout=10, retries=False, ca_certs=ca_certs),
         )
         wait_until(lambda: self.client.list_buckets() is not None, 60)
         wait_until(lambda: self.make_bucket("warm-up") and self._takes_objects(), 60)

@@ -13,9 +13,14 @@ class StandIn(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self):
+    def __init__(self, tls=None):
+        """``tls`` is the context of a server that speaks it."""
         super().__init__(("127.0.0.1", 0), Handler)
-        self.seen = []
+        self.seen, self.scheme = [], "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(
+                self.socket, server_side=True, do_handshake_on_connect=False
+            )
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def handle_error(self, *_):
@@ -23,7 +28,7 @@ class StandIn(ThreadingHTTPServer):
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     def settings(self, bucket="assets"):
         keys = {"S3_ACCESS_KEY": "stand-in", "S3_SECRET_KEY": "stand-in-secret"}
@@ -87,12 +92,12 @@ class Store(StandIn):
     deleted stays in ``versions``, unless its version is named.
     """
 
-    def __init__(self, refuse=lambda *_: None):
+    def __init__(self, refuse=lambda *_: None, tls=None):
         self.objects, self.versions = {}, {}
         self.versioned = False
         self.refuse = refuse
         self.echoes_checksum = True
-        super().__init__()
+        super().__init__(tls)
 
     def answer(self, method, path, headers, body):
         url = urlsplit(path)
