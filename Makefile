@@ -1,4 +1,4 @@
-.PHONY: help install run test lint bench soak lock clean
+.PHONY: help install run unit test lint bench soak lock clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,9 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+unit: $(READY)  ## the fast tests alone, without a server
+	$(BIN)/python -m pytest -q -n 2 -m "not thorough" --ignore=tests/system $(TESTS)
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest -n 4 --dist worksteal $(TESTS)

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,16 @@ ONLY_IMPORTERS = {
 }
 
 
+@cache
 def imports(path):
     """Every name that a file imports, in full, wherever in the file."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
+            found += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{each.name}" for each in node.names)
+            found += [f"{node.module}.{each.name}" for each in node.names]
+    return found
 
 
 def named(path):

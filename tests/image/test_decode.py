@@ -71,6 +71,7 @@ def test_a_webp_cut_and_its_lengths_made_to_fit_is_refused():
 HOSTILE = hostile()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_in_little_memory(name, tmp_path):
     code, data = HOSTILE[name]
@@ -93,6 +94,7 @@ def test_metadata_and_bytes_behind_the_picture_are_never_inflated(name):
     assert peak < 4_000_000
 
 
+@pytest.mark.thorough
 def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_are(tmp_path):
     """Each was once copied onto all before it: these took over a minute."""
     path = tmp_path / "picture"
@@ -119,6 +121,7 @@ def test_a_progressive_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decod
     assert "scans" in refusal(many, check="structure").detail
 
 
+@pytest.mark.thorough
 def test_a_large_progressive_jpeg_needs_less_memory_than_its_coefficients(tmp_path):
     flat = photo(8, 8).resize((9000, 9000))
     path = tmp_path / "picture"
@@ -128,6 +131,7 @@ def test_a_large_progressive_jpeg_needs_less_memory_than_its_coefficients(tmp_pa
     assert found["mb"] < 350  # the coefficients are 486 MB
 
 
+@pytest.mark.thorough
 def test_a_large_webp_is_decoded_in_a_fraction_of_its_pixels(tmp_path):
     path = tmp_path / "picture"
     path.write_bytes(encode(photo(8, 8).resize((5000, 5000)), "WEBP", method=0))
@@ -153,6 +157,7 @@ def charged(data: bytes) -> int:
     return BYTES_PER_PIXEL * cost(data, walk(data, 100_000_000))
 
 
+@pytest.mark.thorough
 def test_twenty_thousand_mutated_files_raise_nothing_but_refusals():
     command = [sys.executable, "-m", "tests.image.mutate", "--seconds", "20"]
     done = subprocess.run(

@@ -395,6 +395,7 @@ def outcome(environ, pool):
 BROKEN = {"malformed_multipart", "missing_image", "multiple_images", "empty_image"}
 
 
+@pytest.mark.thorough
 def test_mutated_bodies_are_read_or_refused_and_nothing_else(pool):
     seeded = random.Random(2611)
     whole = form(part(b"text", name="sha256", filename=None), part(b"picture"))
@@ -404,6 +405,7 @@ def test_mutated_bodies_are_read_or_refused_and_nothing_else(pool):
     assert {"read", "malformed_multipart", "missing_image"} <= outcomes <= BROKEN | {"read"}
 
 
+@pytest.mark.thorough
 def test_mutated_requests_through_gunicorns_parser_are_read_or_refused(pool):
     seeded = random.Random(2612)
     wire = in_chunks(form(), size=300)

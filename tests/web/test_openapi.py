@@ -13,6 +13,7 @@ from app.errors import CODES, unavailable
 from app.upload import ROLE
 from app.web.pages import description, resolve
 from tests.fakes import KEY, RECORD, FakeRedis, MemoryStore
+from tests.image.corpus import png_of
 from tests.pictures import plain
 
 OPERATIONS = [
@@ -125,7 +126,7 @@ PROVOKED = {
     "empty_image": lambda site: site.upload(b""),
     "unsupported_format": lambda site: site.upload(b"%PDF-1.7\n" + bytes(99)),
     "corrupt_image": lambda site: site.upload(PNG[:-20]),
-    "too_many_pixels": lambda site: site.upload(plain(size=(20_000, 10_000))),
+    "too_many_pixels": lambda site: site.upload(png_of(20_000, 10_000, b"")),
     "digest_mismatch": lambda site: site.upload(fields=[("sha256", "0" * 64)]),
     "invalid_idempotency_key": lambda site: site.upload(Idempotency_Key="x" * 256),
     "bad_request": lambda site: site.client.get(
