@@ -1,9 +1,12 @@
 """Fixtures of the tests that talk to real servers; the servers are in stack.py."""
 
 import secrets
+import shutil
 
 import pytest
+from playwright.sync_api import sync_playwright
 
+from tests.system.chromium import CLIPBOARD, FLAGS
 from tests.system.stack import SeaweedFS, Valkey, record_name, services
 
 
@@ -56,3 +59,37 @@ def api_key(valkey):
         return key
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser, service):
+    """Opens a page; at the end nothing was asked of others, stored, or complained of."""
+    contexts, foreign, errors, sites = [], [], [], [service.url]
+
+    def make(path="/", site=service, **options):
+        sites.append(site.url)
+        context = browser.new_context(permissions=CLIPBOARD, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda each: foreign.append(each.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda each: errors.append(each.text) if each.type == "error" else None)
+        page.goto(site.url + path)
+        return page
+
+    yield make
+    for context in contexts:
+        assert context.cookies() == []
+        for page in context.pages:
+            assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+        context.close()
+    assert [url for url in foreign if not url.startswith((*sites, "blob:"))] == []
+    assert [each for each in errors if "Failed to load resource" not in each] == []

@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from tests.pictures import picture
 from tests.system import stack
-from tests.system.test_page_browser import FLAGS
+from tests.system.chromium import FLAGS
 
 PHOTO = picture("JPEG")
 GUIDE = (stack.ROOT / "docs" / "integrating.md").read_text()

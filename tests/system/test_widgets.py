@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from tests.pictures import picture
-from tests.system.test_page_browser import FLAGS
+from tests.system.chromium import FLAGS
 
 pytestmark = pytest.mark.needs_program("chromium")
 

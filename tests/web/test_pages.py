@@ -49,7 +49,7 @@ def test_every_language_has_the_same_texts():
 
 def test_the_texts_that_template_and_script_use_exist():
     texts = json.loads((APP / "languages" / "en.json").read_text())
-    sources = [*(APP / "templates").glob("*.html"), APP / "static" / "upload.js"]
+    sources = [*(APP / "templates").glob("*.html"), *(APP / "static").glob("*.js")]
     used = {name for path in sources for name in re.findall(r"texts\.(\w+)", path.read_text())}
     assert used == set(texts)
 

@@ -1,4 +1,4 @@
-// Tabs of the samples, and the form to try an upload.
+// Tabs of the samples, the section that is in sight, and the form to try an upload.
 "use strict";
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];
@@ -23,6 +23,16 @@ for (const tab of tabs) {
   });
 }
 choose(tabs[0]);
+
+const links = new Map();
+for (const link of document.querySelectorAll('.contents a[href^="#"]')) links.set(link.hash.slice(1), link);
+const sight = new IntersectionObserver((entries) => {
+  const shown = entries.find((entry) => entry.isIntersecting);
+  if (!shown) return;
+  for (const link of links.values()) link.removeAttribute("aria-current");
+  links.get(shown.target.id).setAttribute("aria-current", "true");
+}, { rootMargin: "-10% 0px -80%" });
+for (const id of links.keys()) sight.observe(document.getElementById(id));
 
 document.getElementById("try-form").addEventListener("submit", async (event) => {
   event.preventDefault();

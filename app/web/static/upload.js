@@ -1,240 +1,186 @@
-// The upload page: a queue of pictures, at most three on their way at once.
-"use strict";
+// The upload page: a batch of pictures, its sum, and what needs attention first.
 
-const texts = JSON.parse(document.getElementById("texts").textContent);
-const element = (id) => document.getElementById(id);
-const keyField = element("key");
-const LIMIT = 15 * 1024 * 1024;
-const AT_ONCE = 3;
-const MOST_WAITS = 5;
-const queue = [];
-const stored = [];
-let running = 0;
+import { MOST_FILES, dropped, picked } from "./files.js";
+import { Key } from "./key.js";
+import { Queue } from "./queue.js";
+import { Upload } from "./row.js";
+import { copyTable, download, tableOf } from "./table.js";
+import { announce, element, fill, texts } from "./language.js";
 
-const signatures = [[0xff, 0xd8, 0xff], [0x89, 0x50, 0x4e, 0x47], [0x47, 0x49, 0x46, 0x38]];
+const ANNOUNCE_EVERY = 4000;  // milliseconds: a sum after each of 200 pictures is noise
+const title = document.title;
+const batch = element("batch");
+const lists = { attention: element("attention"), others: element("uploads") };
+let announcedAt = 0;
+let isDue = false;
 
-async function refusal(file) {
-  if (file.size === 0) return texts.empty;
-  if (file.size > LIMIT) return texts.too_large;
-  const head = new Uint8Array(await file.slice(0, 12).arrayBuffer());
-  const ascii = String.fromCharCode(...head);
-  const webp = ascii.startsWith("RIFF") && ascii.endsWith("WEBP");
-  const known = signatures.some((signature) => signature.every((byte, at) => head[at] === byte));
-  return known || webp ? null : texts.wrong_type;
+const key = new Key(() => (key.usable ? queue.begin(key.limits) : queue.next()));
+const queue = new Queue(key, summarizeSoon);
+
+function add(found) {
+  if (!found.length) return;
+  if (key.problem) return key.complain();
+  element("note").textContent = found.length > MOST_FILES ? fill(texts.too_many, { count: MOST_FILES }) : "";
+  const context = { key, queue, changed, removed };
+  const uploads = found.slice(0, MOST_FILES).map((each) => new Upload(each, context));
+  queue.uploads.push(...uploads);
+  lists.others.append(...uploads.map((upload) => upload.item));
+  for (const upload of uploads) upload.begin();
+  if (queue.uploads.length === uploads.length) showFirst();
 }
 
-class Upload {
-  constructor(file) {
-    this.file = file;
-    this.retryKey = randomKey();
-    this.waits = 0;
-    this.item = element("upload").content.firstElementChild.cloneNode(true);
-    this.part = (name) => this.item.querySelector("." + name);
-    this.image = this.item.querySelector("img");
-    this.bar = this.item.querySelector("progress");
-    this.bar.setAttribute("aria-label", file.name || texts.uploads);
-    this.part("name").textContent = file.name || "…";
-    this.part("name").id = "name-" + this.retryKey;
-    for (const button of this.item.querySelectorAll("button")) {
-      button.setAttribute("aria-describedby", "name-" + this.retryKey);
-    }
-    this.image.src = URL.createObjectURL(file);
-    this.image.addEventListener("load", () => URL.revokeObjectURL(this.image.src));
-    this.image.addEventListener("error", () => {
-      URL.revokeObjectURL(this.image.src);
-      this.image.hidden = true;
-    });
-    this.part("cancel").addEventListener("click", () => this.cancel());
-    this.part("retry").addEventListener("click", () => { this.waits = 0; this.begin(); });
-    this.part("copy").addEventListener("click", () => copy(this.key, this.part("copy")));
-    element("uploads-section").hidden = false;
-    element("uploads").append(this.item);
-  }
-
-  async begin() {
-    this.cancelled = false;
-    this.show("", texts.waiting, { cancel: true });
-    const reason = await refusal(this.file).catch(() => texts.unreadable_file);
-    if (this.cancelled) return;
-    if (reason) this.fail(texts.not_sent + " " + reason);
-    else this.enqueue();
-  }
-
-  enqueue() {
-    this.bar.value = 0;
-    this.show("", texts.waiting, { cancel: true });
-    this.waiting = true;
-    queue.push(this);
-    next();
-  }
-
-  send() {
-    this.waiting = false;
-    if (keyProblem()) return this.fail(keyProblem());
-    running += 1;
-    const request = this.request = new XMLHttpRequest();
-    const form = new FormData();
-    form.append("image", this.file);
-    request.open("POST", "/upload/image");
-    request.setRequestHeader("x-api-key", keyField.value.trim());
-    request.setRequestHeader("Idempotency-Key", this.retryKey);
-    request.upload.addEventListener("progress", (event) => {
-      this.bar.value = event.lengthComputable ? 100 * event.loaded / event.total : 0;
-    });
-    request.upload.addEventListener("load", () => {
-      this.bar.removeAttribute("value");
-      this.state(texts.checking);
-    });
-    request.addEventListener("load", () => this.answered(request));
-    request.addEventListener("error", () => this.fail(texts.offline));
-    request.addEventListener("loadend", () => { running -= 1; this.request = null; next(); });
-    this.show("", texts.sending, { cancel: true });
-    request.send(form);
-  }
-
-  answered(request) {
-    let answer = null;
-    try { answer = JSON.parse(request.responseText); } catch { /* not from the service */ }
-    if (request.status === 200 && answer && answer.data) return this.succeed(answer.data.key);
-    const seconds = Number(request.getResponseHeader("Retry-After"));
-    const detail = (answer && answer.detail) || texts.unreadable.replace("{status}", request.status);
-    const curable = [409, 429, 503].includes(request.status) && seconds > 0;
-    if (curable && this.waits < MOST_WAITS) this.wait(seconds, detail);
-    else this.fail(detail);
-  }
-
-  wait(seconds, detail) {
-    this.waits += 1;
-    this.show("bad", detail, { cancel: true, retry: true });
-    announce(detail);
-    const end = Date.now() + 1000 * seconds;
-    const tick = () => {
-      const left = Math.ceil((end - Date.now()) / 1000);
-      if (left <= 0) { clearInterval(this.timer); this.timer = null; this.enqueue(); return; }
-      this.part("state").textContent = detail + " " + texts.again_in.replace("{seconds}", left);
-    };
-    this.timer = setInterval(tick, 250);
-    tick();
-  }
-
-  succeed(key) {
-    this.key = key;
-    this.bar.value = 100;
-    this.show("good", texts.done, { copy: true });
-    const code = this.part("stored");
-    code.textContent = key;
-    code.hidden = false;
-    stored.push(key);
-    element("keys").textContent = stored.join("\n");
-    element("keys-section").hidden = false;
-    announce((this.file.name || "") + ": " + texts.done);
-  }
-
-  fail(text) {
-    this.bar.value = 0;
-    this.show("bad", text, { retry: true });
-    announce((this.file.name || "") + ": " + text);
-  }
-
-  cancel() {
-    if (this.waiting) queue.splice(queue.indexOf(this), 1);
-    this.waiting = false;
-    this.cancelled = true;
-    if (this.request) this.request.abort();
-    this.bar.value = 0;
-    this.show("", texts.cancelled, { retry: true });
-  }
-
-  show(kind, text, buttons) {
-    clearInterval(this.timer);
-    this.timer = null;
-    this.item.className = "upload " + kind;
-    this.bar.hidden = kind !== "";
-    const focused = this.item.contains(document.activeElement);
-    for (const name of ["copy", "retry", "cancel"]) this.part(name).hidden = !buttons[name];
-    if (focused) this.item.querySelector("button:not([hidden])").focus();
-    this.state(text);
-  }
-
-  state(text) { this.part("state").textContent = text; }
-
-  get active() { return Boolean(this.request || this.waiting || this.timer); }
+/** On a phone the batch begins below the key and what it may do. */
+function showFirst() {
+  summarize();
+  if (batch.getBoundingClientRect().top > innerHeight / 2) batch.scrollIntoView();
 }
 
-const all = [];
+function changed(upload) {
+  const list = upload.needsAttention ? lists.attention : lists.others;
+  if (upload.item.parentElement && upload.item.parentElement !== list) move(upload, list);
+  summarizeSoon();
+}
 
-function add(files) {
-  const pictures = [...files];
-  if (!pictures.length) return;
-  if (keyProblem()) {
-    announce(keyProblem());
-    keyField.setCustomValidity(keyProblem());
-    keyField.reportValidity();
-    keyField.focus();
-    return;
+/** To its place among the rows of this list, which stand in the order of the files. */
+function move(upload, list) {
+  const focused = upload.item.contains(document.activeElement) ? document.activeElement : null;
+  const after = queue.uploads.slice(queue.uploads.indexOf(upload) + 1);
+  list.insertBefore(upload.item, after.find((each) => each.item.parentElement === list)?.item ?? null);
+  focused?.focus();
+}
+
+function removed(...uploads) {
+  const focused = uploads.some((upload) => upload.item.contains(document.activeElement));
+  const gone = new Set(uploads);
+  queue.uploads = queue.uploads.filter((upload) => !gone.has(upload));
+  for (const upload of uploads) upload.item.remove();
+  if (focused) (lists.attention.firstElementChild ?? element("files")).focus();
+  summarizeSoon();
+}
+
+/** Once for all that changes in one go; before anybody can see the page in between. */
+function summarizeSoon() {
+  if (isDue) return;
+  isDue = true;
+  queueMicrotask(() => {
+    isDue = false;
+    summarize();
+  });
+}
+
+function summarize() {
+  const { uploads } = queue;
+  const count = (condition) => uploads.filter(condition).length;
+  const sum = {
+    total: uploads.length,
+    stored: count((upload) => upload.state === "stored"),
+    attention: count((upload) => upload.needsAttention),
+    active: count((upload) => upload.active),
+    waiting: count((upload) => upload.state === "waiting"),
+    moving: uploads.reduce((done, upload) => done + (upload.state === "checking" ? 1 : upload.done), 0),
+  };
+  document.body.classList.toggle("has-uploads", sum.total > 0);
+  batch.hidden = !sum.total;
+  write("sum", fill(texts.sum, sum));
+  write("pause", queue.pause);
+  write("attention-count", fill(sum.attention === 1 ? texts.attention_one : texts.attention_many, sum));
+  element("only").hidden = !sum.attention;
+  if (!sum.attention && batch.dataset.only) showOnly(false);
+  drawBar(sum);
+  element("copy-all").disabled = element("download").disabled = element("clear").disabled = !sum.stored;
+  element("retry-all").hidden = count((upload) => upload.needsAttention && upload.mayRetry) < 2;
+  element("cancel-all").hidden = sum.waiting < 2;
+  document.title = sum.active ? `(${sum.stored}/${sum.total}) ${title}` : title;
+  report(sum);
+}
+
+function write(id, text) {
+  if (element(id).textContent !== text) element(id).textContent = text;
+}
+
+function drawBar({ total, stored, attention, moving }) {
+  const parts = { stored, attention, moving };
+  for (const [name, number] of Object.entries(parts)) {
+    element(`bar-${name}`).style.width = `${total ? (100 * number) / total : 0}%`;
   }
-  for (const file of pictures) {
-    const upload = new Upload(file);
-    all.push(upload);
-    upload.begin();
-  }
+  element("bar").setAttribute("aria-valuemax", Math.max(1, total));
+  element("bar").setAttribute("aria-valuenow", stored + attention);
+  element("bar").setAttribute("aria-valuetext", element("sum").textContent);
 }
 
-function next() {
-  while (running < AT_ONCE && queue.length) queue.shift().send();
+/** Say the sum from time to time, and at the end; of a single picture say what became of it. */
+function report(sum) {
+  const settled = sum.stored + sum.attention;
+  if (!settled || report.settled === settled) return;
+  if (sum.active && Date.now() - announcedAt < ANNOUNCE_EVERY) return;
+  report.settled = settled;
+  announcedAt = Date.now();
+  const [only] = queue.uploads;
+  if (sum.total === 1) announce(`${only.name}: ${only.detail || texts.done}`);
+  else announce(sum.attention ? `${sumText()} · ${element("attention-count").textContent}` : sumText());
 }
 
-// A header takes no other characters, and a key that was made for this service has none.
-function keyProblem() {
-  const key = keyField.value.trim();
-  if (!key) return texts.no_key;
-  return /^[!-~]+$/.test(key) ? "" : texts.bad_key;
+const sumText = () => element("sum").textContent;
+
+/** What needs attention alone, or all. */
+function showOnly(on) {
+  if (on) batch.dataset.only = "attention";
+  else delete batch.dataset.only;
+  element("only").setAttribute("aria-pressed", String(on));
+  if (on) lists.attention.firstElementChild.focus();
+  else if (!element("only").hidden) element("only").focus();
 }
 
-function randomKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+const each = (condition, action) => queue.uploads.filter(condition).forEach(action);
+
+const actions = {
+  show: (button) => {
+    const masked = element("key").classList.toggle("masked");
+    button.textContent = masked ? texts.show_key : texts.hide_key;
+  },
+  only: () => showOnly(!batch.dataset.only),
+  "copy-all": (button) => copyTable(button, tableOf(queue.uploads)),
+  download: () => download(tableOf(queue.uploads)),
+  clear: () => removed(...queue.uploads.filter((upload) => upload.state === "stored")),
+  "retry-all": () => each((upload) => upload.needsAttention && upload.mayRetry, (upload) => upload.retry()),
+  "cancel-all": () => each((upload) => upload.state === "waiting", (upload) => upload.cancel()),
+};
+for (const [id, action] of Object.entries(actions)) {
+  element(id).addEventListener("click", (event) => action(event.currentTarget));
 }
-
-function announce(text) { element("live").textContent = text; }
-
-async function copy(text, button) {
-  button.dataset.label ??= button.textContent;
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const range = document.createRange();
-    range.selectNodeContents(button.closest("li")?.querySelector(".stored") || element("keys"));
-    getSelection().removeAllRanges();
-    getSelection().addRange(range);
-    document.execCommand("copy");
-  }
-  button.textContent = texts.copied;
-  announce(texts.copied);
-  setTimeout(() => { button.textContent = button.dataset.label; }, 1500);
-}
-
 element("form").addEventListener("submit", (event) => event.preventDefault());
-keyField.addEventListener("input", () => keyField.setCustomValidity(""));
-element("show").addEventListener("click", (event) => {
-  const masked = keyField.classList.toggle("masked");
-  event.target.textContent = masked ? texts.show_key : texts.hide_key;
+for (const id of ["files", "folder"]) {
+  element(id).addEventListener("change", ({ target }) => {
+    add(picked(target.files));
+    target.value = "";
+  });
+}
+document.addEventListener("keydown", (event) => {
+  const alone = Boolean(batch.dataset.only);
+  if (element("only").hidden || !(event.key === "F8" || (event.key === "Escape" && alone))) return;
+  event.preventDefault();
+  showOnly(!alone);
 });
-element("files").addEventListener("change", (event) => { add(event.target.files); event.target.value = ""; });
-element("copy-all").addEventListener("click", (event) => copy(stored.join("\n"), event.target));
 document.addEventListener("paste", (event) => {
-  if (event.target === keyField) return;  // what is copied from a table has a picture beside its text
-  if (event.clipboardData.files.length) { event.preventDefault(); add(event.clipboardData.files); }
+  if (event.target === element("key")) return;  // what is copied from a table has a picture beside its text
+  if (!event.clipboardData.files.length) return;
+  event.preventDefault();
+  add(picked(event.clipboardData.files));
 });
 for (const kind of ["dragover", "dragenter"]) {
-  document.addEventListener(kind, (event) => { event.preventDefault(); element("drop").classList.add("over"); });
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    element("drop").classList.add("over");
+  });
 }
 document.addEventListener("dragleave", (event) => {
   if (!event.relatedTarget) element("drop").classList.remove("over");
 });
-document.addEventListener("drop", (event) => {
+document.addEventListener("drop", async (event) => {
   event.preventDefault();
   element("drop").classList.remove("over");
-  add(event.dataTransfer.files);
+  add(await dropped(event.dataTransfer));
 });
-addEventListener("beforeunload", (event) => { if (all.some((upload) => upload.active)) event.preventDefault(); });
+addEventListener("beforeunload", (event) => {
+  if (queue.uploads.some((upload) => upload.active)) event.preventDefault();
+});
