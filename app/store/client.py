@@ -6,29 +6,20 @@ headers of answers, and does not ask why a HEAD was refused.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, urlencode
 
 import urllib3
-from minio.credentials.credentials import Credentials
-from minio.credentials.providers import (
-    AWSConfigProvider,
-    ChainedProvider,
-    EnvAWSProvider,
-    EnvMinioProvider,
-    IamAwsProvider,
-    MinioClientConfigProvider,
-    Provider,
-    StaticProvider,
-)
 from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date, utcnow
 
 from app.config import Config
 from app.store.causes import NO_STORE, Kind, StoreError, of_answer, of_exception, proves_s3
+from app.store.credentials import Credentials, CredentialSource, provider_of
 
 CHECK_SECONDS = 1.0
 """The bound of a small request (stat, delete, bucket check), tried once."""
@@ -49,6 +40,16 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    method: str
+    key: str = ""
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    data: memoryview = _NOTHING
+    digest: str = _SHA256_OF_NOTHING
+
+
 class Client:
     """Signed requests to one bucket. Safe between threads; made after the fork."""
 
@@ -64,22 +65,21 @@ class Client:
         self._pool = urllib3.PoolManager(
             retries=False, maxsize=connections, ca_certs=config.s3_ca_certs
         )
-        self._provider = _provider(config)
+        self._credentials = CredentialSource(partial(provider_of, config))
 
     def put(
         self, key: str, data: memoryview, headers: Mapping[str, str], digest: str, deadline: float
     ) -> Answer:
         """Send an object; ``digest`` is its SHA-256 in hex, which the signature covers."""
         own = {"Content-Length": str(len(data)), **headers}
-        return self._signed("PUT", key, "", own, data, digest, deadline)
+        return self._signed(_Request("PUT", key, headers=own, data=data, digest=digest), deadline)
 
     def ask(self, method: str, key: str = "", *, query: str = "") -> Answer:
         """A small request about an object, or about the bucket; within CHECK_SECONDS.
 
         ``query`` is in the form in which it is signed: ``name=`` also where there is no value.
         """
-        deadline = time.monotonic() + CHECK_SECONDS
-        return self._signed(method, key, query, {}, _NOTHING, _SHA256_OF_NOTHING, deadline)
+        return self._signed(_Request(method, key, query), time.monotonic() + CHECK_SECONDS)
 
     def find_bucket(self) -> None:
         """See that the bucket is there and that an S3 store says so; raises StoreError.
@@ -105,8 +105,8 @@ class Client:
         except StoreError as error:
             if error.missing or not 300 <= error.status < 500:
                 raise
-            self.ask("GET", key)
-            raise
+        self.ask("GET", key)
+        return self.ask("HEAD", key)  # the reason may be gone: other credentials by now
 
     def delete(self, key: str, version: str = "") -> None:
         """Delete an object; ``version`` for good, where the bucket keeps what is deleted."""
@@ -114,59 +114,58 @@ class Client:
         query = urlencode({"versionId": version}) if version not in ("", "null") else ""
         self.ask("DELETE", key, query=query)
 
-    def as_anyone(self, method: str, key: str = "", body: bytes | None = None) -> Answer | None:
+    def as_anyone(self, method: str, key: str = "", body: bytes = b"") -> Answer | None:
         """The answer to a request without credentials, whatever it is; None when there is none."""
-        url = self._url(method, key, "")
-        data = memoryview(body) if body is not None else _NOTHING
+        request = _Request(method, key, data=memoryview(body))
         try:
-            return self._send(method, url, {}, data, time.monotonic() + CHECK_SECONDS)
+            return self._send(request, {}, time.monotonic() + CHECK_SECONDS)
         except StoreError:
             return None
 
-    def _signed(
-        self,
-        method: str,
-        key: str,
-        query: str,
-        headers: Mapping[str, str],
-        data: memoryview,
-        digest: str,
-        deadline: float,
-    ) -> Answer:
-        credentials, date, url = self._credentials(), utcnow(), self._url(method, key, query)
-        to_sign: Any = {
-            **headers,
+    def _signed(self, request: _Request, deadline: float) -> Answer:
+        """Once; and once more where the credentials were refused and there are others now."""
+        credentials = self._credentials.current()
+        try:
+            return self._signed_once(request, credentials, deadline)
+        except StoreError as error:
+            mistaken = error.status and "credentials" in error.cause
+            if not mistaken or not self._credentials.replaced(credentials):
+                raise
+        return self._signed_once(request, self._credentials.current(), deadline)
+
+    def _signed_once(self, request: _Request, credentials: Credentials, deadline: float) -> Answer:
+        date, url = utcnow(), self._url(request)
+        to_sign: dict[str, Any] = {
+            **request.headers,
             "Host": url.netloc,
             "x-amz-date": to_amz_date(date),
-            "x-amz-content-sha256": digest,
+            "x-amz-content-sha256": request.digest,
         }
         if credentials.session_token:
             to_sign["X-Amz-Security-Token"] = credentials.session_token
-        signed: Any = sign_v4_s3(
-            method=method,
+        signed: dict[str, Any] = sign_v4_s3(
+            method=request.method,
             url=url,
             region=self._region,
             headers=to_sign,
             credentials=credentials,
-            content_sha256=digest,
+            content_sha256=request.digest,
             date=date,
         )
-        more = self._more_headers() if data else {}
-        answer = self._send(method, url, {**signed, **more}, data, deadline)
+        more = self._more_headers() if request.data else {}
+        answer = self._send(request, {**signed, **more}, deadline)
         if not 200 <= answer.status < 300:
             raise of_answer(answer.status, answer.headers, answer.body)
         return answer
 
-    def _send(
-        self, method: str, url: Any, headers: Mapping[str, str], data: memoryview, deadline: float
-    ) -> Answer:
+    def _send(self, request: _Request, headers: Mapping[str, str], deadline: float) -> Answer:
         left = max(_LEAST_SECONDS, deadline - time.monotonic())
         timeout = urllib3.Timeout(connect=min(self._connect, left), read=min(self._read, left))
         try:
             response = self._pool.urlopen(
-                method,
-                url.geturl(),
-                body=_pieces(data, deadline) if data else None,
+                request.method,
+                self._url(request).geturl(),
+                body=_pieces(request.data, deadline) if request.data else None,
                 headers=headers,
                 timeout=timeout,
                 redirect=False,
@@ -176,22 +175,15 @@ class Client:
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise of_exception(error) from error
 
-    def _url(self, method: str, key: str, query: str) -> Any:
-        """The address (urllib.parse.SplitResult), with the bucket in its host or its path."""
+    def _url(self, request: _Request) -> SplitResult:
+        """The address, with the bucket in its host or its path."""
         url = self._base.build(
-            method=method,
+            method=request.method,
             region=self._region,
             bucket_name=self._bucket,
-            object_name=key or None,
+            object_name=request.key or None,
         )
-        return url._replace(query=query)
-
-    def _credentials(self) -> Credentials:
-        try:
-            return self._provider.retrieve()
-        except (ValueError, KeyError, OSError, urllib3.exceptions.HTTPError) as error:
-            cause = "no credentials"
-            raise StoreError(cause, Kind.SETUP, final=True, never_written=True) from error
+        return url._replace(query=request.query)
 
 
 def _pieces(data: memoryview, deadline: float) -> Iterator[memoryview]:
@@ -212,18 +204,3 @@ def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
             break
     response.release_conn()
     return body[:_LONGEST_ANSWER]
-
-
-def _provider(config: Config) -> Provider:
-    if config.s3_access_key and config.s3_secret_key:
-        return StaticProvider(config.s3_access_key, config.s3_secret_key)
-    quick = urllib3.Timeout(connect=CHECK_SECONDS, read=CHECK_SECONDS)
-    return ChainedProvider(
-        [
-            EnvMinioProvider(),
-            EnvAWSProvider(),
-            MinioClientConfigProvider(),
-            AWSConfigProvider(),
-            IamAwsProvider(http_client=urllib3.PoolManager(timeout=quick, retries=False)),
-        ]
-    )

@@ -1,8 +1,10 @@
 """Small servers that stand in for a store, and do what real ones do only on bad days."""
 
 import hashlib
+import json
 import threading
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -151,3 +153,51 @@ def s3_error(status, code, message="", **headers):
         {"Content-Type": "application/xml", "x-amz-request-id": "1", **more},
         said.encode(),
     )
+
+
+class MetadataService(StandIn):
+    """EC2's metadata service, version 2: the credentials of the machine's role.
+
+    ``number`` is that of the credentials it gives, ``seconds`` how long they
+    last; ``settings`` has the environment that leads to it and nowhere else.
+    """
+
+    def __init__(self):
+        self.number, self.seconds, self.broken = 1, 3600, False
+        super().__init__()
+
+    @property
+    def access_key(self):
+        return f"role-{self.number}"
+
+    def answer(self, method, path, headers, body):
+        if self.broken:
+            return 500, {}, b""
+        if (method, path) == ("PUT", "/latest/api/token"):
+            return 200, {}, b"the-token"
+        if headers["X-aws-ec2-metadata-token"] != "the-token":
+            return 401, {}, b""
+        if not path.endswith("/uploader"):
+            return 200, {}, b"uploader"
+        end = datetime.now(UTC) + timedelta(seconds=self.seconds)
+        said = {
+            "Code": "Success",
+            "AccessKeyId": self.access_key,
+            "SecretAccessKey": f"secret-{self.number}",
+            "Token": f"session-{self.number}",
+            "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        return 200, {"Content-Type": "application/json"}, json.dumps(said).encode()
+
+
+def only(*access_keys):
+    """Makes a Store refuse whoever signs with another key, as real ones do."""
+
+    def refuse(method, key, headers, body):
+        authorization = headers.get("Authorization", "")
+        if any(f"Credential={each}/" in authorization for each in access_keys):
+            return None
+        status, more, said = s3_error(403, "InvalidAccessKeyId")
+        return status, more, b"" if method == "HEAD" else said
+
+    return refuse
