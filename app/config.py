@@ -17,6 +17,9 @@ from urllib.parse import parse_qsl, urlsplit
 MAX_FILE_SIZE = 15 * 1024 * 1024
 """Bytes of the largest file that is accepted (the specification's 15 MB)."""
 
+KEEP, NO_LOCATION, MINIMAL = METADATA = ("keep", "no-location", "minimal")
+"""Policies for the metadata of pictures."""
+
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _RATE = re.compile(r"\s*([0-9]{1,15})\s*/\s*(second|minute|hour|day)\s*", re.ASCII | re.IGNORECASE)
 

@@ -28,15 +28,15 @@ _ZEROS = re.compile(rb"\0+")
 def frames_of(view: memoryview) -> Iterator[Frame]:
     """Yield each picture of a GIF, and see its trailer at the end."""
     try:
-        pos = 13 + _palette(view[10])
+        pos = 13 + palette_size(view[10])
         while (kind := view[pos]) != 0x3B:  # the trailer
             if kind == 0x21:  # an extension
-                pos = _blocks(view, pos + 2)
+                pos = end_of_blocks(view, pos + 2)
             elif kind == 0x2C:  # an image
                 left, top, width, height, flags = _IMAGE.unpack_from(view, pos + 1)
-                start = pos + 10 + _palette(flags)
+                start = pos + 10 + palette_size(flags)
                 code_size = view[start]
-                pos = _blocks(view, start + 1)
+                pos = end_of_blocks(view, start + 1)
                 if not width or not height or not 1 <= code_size <= 11:
                     raise damaged("GIF", f"the picture before byte {pos} is impossible")
                 interlaced = bool(flags & 0x40)
@@ -49,12 +49,12 @@ def frames_of(view: memoryview) -> Iterator[Frame]:
         raise Truncated("GIF") from None
 
 
-def _palette(flags: int) -> int:
+def palette_size(flags: int) -> int:
     """Bytes of the colour table that ``flags`` announce."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _blocks(view: memoryview, pos: int) -> int:
+def end_of_blocks(view: memoryview, pos: int) -> int:
     """The position after the chain of sub-blocks that begins at ``pos``."""
     while length := view[pos]:
         pos += length + 1

@@ -5,7 +5,7 @@ blocks, never over bytes, and takes about a third of a millisecond per megabyte.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.errors import ApiError, unavailable
 
@@ -15,7 +15,10 @@ EXTENSIONS = ("jpg", "png", "gif", "webp")
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What a picture is: ``width`` and ``height`` in pixels as stored, before EXIF orientation."""
+    """What a picture is: ``width`` and ``height`` in pixels as stored, before EXIF orientation.
+
+    ``segments`` are those of a JPEG (marker, start, end), which are dear to find again.
+    """
 
     format: str
     extension: str
@@ -23,6 +26,7 @@ class ImageInfo:
     width: int
     height: int
     frames: int
+    segments: tuple[tuple[int, int, int], ...] = field(default=(), compare=False, repr=False)
 
 
 class Truncated(ApiError):

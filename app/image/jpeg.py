@@ -121,7 +121,9 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
     frame: Frame | None = None
     missing: set[int] = set()
     scans = 0
+    seen = []
     for marker, start, end in segments(view):
+        seen.append((marker, start, end))
         if marker in SOF_MARKERS or marker in _FOREIGN_FRAMES:
             if frame is not None:
                 raise damaged("JPEG", f"a second frame header at byte {start}")
@@ -138,7 +140,7 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
                 raise damaged("JPEG", f"it has {scans} scans or more, as no program writes them")
     if frame is None or missing:
         raise damaged("JPEG", "it ends before all of its colours came")
-    return ImageInfo("JPEG", "jpg", "image/jpeg", frame.width, frame.height, 1)
+    return ImageInfo("JPEG", "jpg", "image/jpeg", frame.width, frame.height, 1, tuple(seen))
 
 
 def plan(view: memoryview) -> tuple[Frame, bool]:

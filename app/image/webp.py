@@ -15,7 +15,7 @@ _BATCH = 256
 """Frames of an animation that are decoded together: libwebp looks each up from the first one."""
 
 
-def _chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield (fourcc, start, end) of the payload of each RIFF chunk in ``view[pos:end]``."""
     while pos + 8 <= end:
         kind, length = _RIFF_CHUNK.unpack_from(view, pos)
@@ -28,7 +28,7 @@ def _chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, in
         raise damaged("WebP", f"the chunk at byte {pos} is longer than the room it has")
 
 
-def _riff_end(view: memoryview) -> int:
+def riff_end(view: memoryview) -> int:
     """Where the RIFF container says that the file ends; ``Truncated`` when that is not there."""
     end = 8 + _WORD.unpack_from(view, 4)[0]
     if end > len(view):
@@ -38,8 +38,8 @@ def _riff_end(view: memoryview) -> int:
 
 def walk(view: memoryview, max_pixels: int) -> ImageInfo:
     """See that a WebP is whole up to the end of its RIFF container, and count its frames."""
-    end = _riff_end(view)
-    chunks = _chunks_of(view, 12, end)
+    end = riff_end(view)
+    chunks = chunks_of(view, 12, end)
     kind, start, stop = next(chunks, (b"", 0, 0))
     if kind == b"VP8X" and stop - start >= 10:
         width, height = 1 + _word24(view, start + 4), 1 + _word24(view, start + 7)
@@ -89,7 +89,7 @@ def _check_frame(view: memoryview, start: int, stop: int, canvas: tuple[int, int
     left, top = 2 * _word24(view, start), 2 * _word24(view, start + 3)
     size = 1 + _word24(view, start + 6), 1 + _word24(view, start + 9)
     inside = left + size[0] <= canvas[0] and top + size[1] <= canvas[1]
-    for kind, begin, end in _chunks_of(view, start + 16, stop):
+    for kind, begin, end in chunks_of(view, start + 16, stop):
         if kind in (b"VP8 ", b"VP8L"):
             if inside and _bitstream_size(view, kind, begin, end) == size:
                 return
@@ -127,7 +127,7 @@ def tables(view: memoryview, deadline: float) -> int:
     ``deadline``.
     """
     largest, left = 0, vp8l.MAX_READS
-    for stream, size in _lossless(view, 12, _riff_end(view)):
+    for stream, size in _lossless(view, 12, riff_end(view)):
         asked = vp8l.most(*size)
         if asked > vp8l.SMALL:
             bits = vp8l.Bits(stream, left, deadline)
@@ -140,7 +140,7 @@ def tables(view: memoryview, deadline: float) -> int:
 def _lossless(view: memoryview, pos: int, end: int) -> Iterator[tuple[memoryview, tuple[int, int]]]:
     """Yield what is coded losslessly, pictures and alpha channels, each with its size."""
     alpha = None
-    for kind, start, stop in _chunks_of(view, pos, end):
+    for kind, start, stop in chunks_of(view, pos, end):
         if kind == b"ANMF":
             yield from _lossless(view, start + 16, stop)
         elif kind == b"VP8L":
@@ -154,7 +154,7 @@ def _lossless(view: memoryview, pos: int, end: int) -> Iterator[tuple[memoryview
 
 def streams(view: memoryview) -> Iterator[tuple[bytes, int]]:
     """The file anew without metadata, in batches of frames, each with their number."""
-    chunks = _chunks_of(view, 12, _riff_end(view))
+    chunks = chunks_of(view, 12, riff_end(view))
     kind, start, stop = next(chunks)
     if kind != b"VP8X":
         yield _riff([_chunk(view, start, stop)]), 1

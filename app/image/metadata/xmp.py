@@ -1,0 +1,161 @@
+"""XMP (ISO 16684-1): an XML packet, and the same with some of its properties cut out.
+
+The packet is edited as bytes, so that what stays is as it was. Expat finds the places: it reads
+nothing from elsewhere and expands no entity here, since a packet that declares a document type
+is not read at all (which XMP forbids it to have).
+"""
+
+import re
+from collections.abc import Iterator
+from xml.parsers import expat
+
+from app.image.metadata import places
+from app.image.metadata.edits import Effort, UnreadableError
+
+_ADOBE = "http://ns.adobe.com/"
+_KNOWN = frozenset((
+    "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "http://www.w3.org/XML/1998/namespace",
+    "adobe:ns:meta/",
+    "http://purl.org/dc/elements/1.1/",
+    "http://purl.org/dc/terms/",
+    "http://creativecommons.org/ns#",
+    "http://cipa.jp/exif/1.0/",
+    "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/",
+    "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "http://ns.useplus.org/ldf/xmp/1.0/",
+    "http://prismstandard.org/namespaces/basic/2.0/",
+    "http://prismstandard.org/namespaces/prismusagerights/2.1/",
+    "http://www.metadataworkinggroup.com/schemas/regions/",
+    "http://www.metadataworkinggroup.com/schemas/keywords/",
+    "http://xmp.gettyimages.com/gift/1.0/",
+    "http://ns.camerabits.com/photomechanic/1.0/",
+    "http://www.digikam.org/ns/1.0/",
+    "http://ns.acdsee.com/iptc/1.0/",
+    "http://ns.microsoft.com/photo/1.0/",
+    "http://ns.microsoft.com/photo/1.0",
+    "http://ns.microsoft.com/photo/1.2/",
+    "http://ns.microsoft.com/photo/1.2/t/RegionInfo#",
+    "http://ns.microsoft.com/photo/1.2/t/Region#",
+    "http://ns.google.com/photos/1.0/panorama/",
+    *(
+        _ADOBE + path
+        for path in (
+            *("xap/1.0/", "xap/1.0/rights/", "xap/1.0/mm/", "xap/1.0/bj/", "xap/1.0/t/pg/"),
+            *("xap/1.0/g/", "xap/1.0/sType/ResourceEvent#", "xap/1.0/sType/ResourceRef#"),
+            *("xap/1.0/sType/Version#", "xap/1.0/sType/Dimensions#", "xap/1.0/sType/Font#"),
+            *("xap/1.0/sType/Job#", "xmp/sType/Area#", "xmp/note/", "xmp/1.0/DynamicMedia/"),
+            *("xmp/Identifier/qual/1.0/", "iX/1.0/", "exif/1.0/", "exif/1.0/aux/", "tiff/1.0/"),
+            *("photoshop/1.0/", "camera-raw-settings/1.0/", "lightroom/1.0/", "pdf/1.3/"),
+        )
+    ),
+))  # fmt: skip
+"""Schemas whose properties are known. Those of makers of phones, drones and gain maps are not
+among them, whatever they call a position or a picture behind the picture."""
+
+_BARE = frozenset(("about", "ID", "nodeID", "parseType", "resource", "datatype"))
+"""Attributes of RDF that older programs write without its prefix."""
+
+_COST = 100
+"""What a tag counts for, in bytes that are read."""
+
+_EXTENDED = f"{_ADOBE}xmp/note/ HasExtendedXMP"
+_ATTRIBUTE = re.compile(rb"\s+([^\s=<>/\"']+)\s*=\s*(\"[^\"]*\"|'[^']*')")
+_START_TAG = re.compile(rb"<[^\s<>/]+((?:%s)*)\s*/?>" % _ATTRIBUTE.pattern.replace(b"(", b"(?:"))
+
+
+def without_location(packet: bytes, effort: Effort) -> bytes:
+    """A packet without positions, maker notes, and properties that nobody knows."""
+    return _cut(packet, effort, extended=False)
+
+
+def announcing(packet: bytes, effort: Effort) -> bytes:
+    """As ``without_location`` for the first packet of a JPEG whose extended one stays."""
+    return _cut(packet, effort, extended=True)
+
+
+def _cut(packet: bytes, effort: Effort, *, extended: bool) -> bytes:
+    body = packet.rstrip(b"\0")
+    # A tag or an attribute takes far longer than the bytes of a value, and some far longer still.
+    effort.take(len(body) + _COST * (body.count(b"<") + body.count(b"=")))
+    cuts = _Cuts(body, extended=extended).places
+    if not cuts:
+        return packet
+    edges = [0, *(edge for cut in cuts for edge in cut), len(body)]
+    return b"".join(body[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
+
+
+class _Cuts:
+    """Finds the ``places`` (start, stop) to cut out of a packet, in order."""
+
+    def __init__(self, packet: bytes, *, extended: bool) -> None:
+        self._packet = packet
+        self._extended = extended
+        self._depth = 0
+        self._removing: tuple[int, int, int] | None = None  # depth, start, end of the start tag
+        self.places: list[tuple[int, int]] = []
+        self._parser = parser = expat.ParserCreate("UTF-8", " ")
+        parser.ordered_attributes = True
+        parser.StartElementHandler = self._started
+        parser.EndElementHandler = self._ended
+        parser.CommentHandler = lambda _: self._markup(b"-->")
+        parser.ProcessingInstructionHandler = self._instruction
+        parser.StartCdataSectionHandler = self._refused
+        parser.StartDoctypeDeclHandler = self._refused
+        try:
+            parser.Parse(packet, True)
+        finally:
+            del self._parser  # which holds this object: without the circle both go at once
+
+    def _started(self, name: str, attributes: list[str]) -> None:
+        self._depth += 1
+        if self._removing is not None:
+            return
+        at = self._parser.CurrentByteIndex
+        tag = _START_TAG.match(self._packet, at)
+        if tag is None:
+            raise UnreadableError("a tag as only XML knows it")
+        if not self._stays(name):
+            self._removing = self._depth, at, tag.end()
+        elif tag[1]:
+            self._check_attributes(iter(attributes[::2]), tag)
+
+    def _check_attributes(self, names: Iterator[str], tag: re.Match[bytes]) -> None:
+        for match in _ATTRIBUTE.finditer(self._packet, tag.start(1), tag.end(1)):
+            if match[1] == b"xmlns" or match[1].startswith(b"xmlns:"):
+                stays = b"&" in match[2] or match[2][1:-1].decode() in _KNOWN
+            else:
+                name = next(names, "")  # not one that expat tells of: goes
+                stays = name in _BARE or self._stays(name)
+            if not stays:
+                self.places.append(match.span())
+
+    def _stays(self, name: str) -> bool:
+        if name == _EXTENDED:
+            return self._extended
+        schema, _, local = name.rpartition(" ")
+        return schema in _KNOWN and not places.named(local)
+
+    def _ended(self, _name: str) -> None:
+        if self._removing is not None and self._removing[0] == self._depth:
+            start, stop = self._removing[1:]
+            at = self._parser.CurrentByteIndex
+            if at != start:  # not an empty element, which is one tag
+                stop = self._packet.index(b">", at) + 1
+            self.places.append((start, stop))
+            self._removing = None
+        self._depth -= 1
+
+    def _instruction(self, target: str, _: str) -> None:
+        if target != "xpacket":
+            self._markup(b"?>")
+
+    def _markup(self, end: bytes) -> None:
+        """Cut out a comment or an instruction, which may hold what was deleted."""
+        if self._removing is None:
+            at = self._parser.CurrentByteIndex
+            self.places.append((at, self._packet.index(end, at) + len(end)))
+
+    @staticmethod
+    def _refused(*_: object) -> None:
+        raise UnreadableError("markup that XMP does not have")

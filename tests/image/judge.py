@@ -1,0 +1,46 @@
+"""What exiftool, a program that knows more kinds of metadata than any other, finds in files."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+POSITION = re.compile(r"gps|latitude|longt?itude|altitude|geo|maker_?note", re.IGNORECASE)
+
+TO_SHOW = re.compile(
+    r"(?:File|System|ExifTool|Composite):.*"
+    r"|ICC[-_].*|PNG:(?:ICC_Profile|ProfileName)"
+    r"|IFD0:(?:Orientation|[XY]Resolution|ResolutionUnit)|ExifIFD:ColorSpace"
+    r"|ExifIFD:ExifImage(?:Width|Height)|InteropIFD:InteropIndex"
+    r"|JFIF:(?:JFIFVersion|[XY]Resolution|ResolutionUnit)|APP14:.*"
+    r"|PNG:(?:Image(?:Width|Height)|BitDepth|ColorType|Compression|Filter|Interlace|Gamma"
+    r"|SRGBRendering|SignificantBits|Animation(?:Frames|Plays)|Palette|Transparency"
+    r"|BackgroundColor|WhitePoint[XY]|(?:Red|Green|Blue)[XY])|PNG-pHYs:.*|PNG-cICP:.*"
+    r"|GIF:(?!Comment).*|RIFF:.*"
+)
+"""Names of what a picture needs to be shown; of an ICC profile, everything."""
+
+
+def tags(folder: Path) -> dict[str, list[str]]:
+    """The names of the tags that exiftool finds in each file of a folder, doubles included."""
+    command = ["exiftool", "-json", "-a", "-u", "-G1", "-ee", "-fast0", str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads(run.stdout)
+    return {Path(each.pop("SourceFile")).name: list(each) for each in found}
+
+
+def positions(folder: Path) -> dict[str, list[str]]:
+    """The files of a folder in which exiftool finds a position or a maker note, with its names."""
+    found = {
+        name: [tag for tag in names if POSITION.search(tag)] for name, names in tags(folder).items()
+    }
+    return {name: names for name, names in found.items() if names}
+
+
+def beyond_need(folder: Path) -> dict[str, list[str]]:
+    """The files of a folder that tell more than a viewer needs, with the names of it."""
+    found = {
+        name: [tag for tag in names if not TO_SHOW.fullmatch(tag)]
+        for name, names in tags(folder).items()
+    }
+    return {name: names for name, names in found.items() if names}
