@@ -33,14 +33,14 @@ def main():
             counted = usage(stack)
             seen, samples = soak(web, [body(file) for file in (*files, bad)], minutes * 60)
             time.sleep(1.5)
-            told = {field: count - counted.get(field, 0) for field, count in usage(stack).items()}
+            new = {field: count - counted.get(field, 0) for field, count in usage(stack).items()}
         finally:
             web.stop()
             stack.stop()
     print("| minute | PSS MB | RSS MB | file descriptors |\n|---|---|---|---|")
     for minute, pss, rss, descriptors in samples:
         print(f"| {minute:.1f} | {pss / 1e6:.0f} | {rss / 1e6:.0f} | {descriptors} |")
-    print(f"\nThe clients saw {seen}; the counters in Redis say {told}.")
+    print(f"\nThe clients saw {seen}; the counters in Redis say {new}.")
 
 
 CORPUS = (((800, 600), "JPEG"), ((1600, 1200), "JPEG"), ((500, 400), "PNG"), ((800, 600), "WEBP"))

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from itertools import islice, pairwise
-from typing import Any, cast
+from typing import Any
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
 from app.config import Rate
@@ -106,8 +105,7 @@ def _command(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _service() -> Service:
-    return cast(Service, current_app.extensions["uploader"])
+_service = Service.current
 
 
 def _rate(_: Any, __: Any, value: str | None) -> str | None:
@@ -201,9 +199,9 @@ redis.call('HSET', KEYS[1], unpack(ARGV)) return 1"""
 
 
 def _tell_new(key: str, digest: str, *, as_json: bool, shown: bool) -> None:
-    told = {"id": id_of(digest)} | ({"key": key} if shown else {})
+    created = {"id": id_of(digest)} | ({"key": key} if shown else {})
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(created))
         return
     click.echo(f"id:  {id_of(digest)}")
     if shown:

@@ -13,7 +13,6 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import click
-from flask import current_app
 
 from app.config import Config, Rate
 from app.errors import ApiError, tls_cause
@@ -47,7 +46,7 @@ class Finding:
 @click.option("--json", "as_json", is_flag=True, help="JSON for scripts.")
 def doctor(as_json: bool) -> None:
     """Check Redis, the store and the settings; exit status 1 when something failed."""
-    service = cast(Service, current_app.extensions["uploader"])
+    service = Service.current()
     findings: list[Finding] = []
     for examine in (_settings, _redis, _store):
         for finding in examine(service):
@@ -172,9 +171,9 @@ def _rights(service: Service) -> Finding:
 
 def _without_secrets(config: Config, error: ApiError) -> str:
     """The cause for a person; some of redis-py's messages repeat the address."""
-    told = error.cause or error.detail
+    cause = error.cause or error.detail
     password = urlsplit(config.redis_url).password
-    return told.replace(password, "...") if password else told
+    return cause.replace(password, "...") if password else cause
 
 
 def _redis_settings(service: Service) -> Iterator[Finding]:

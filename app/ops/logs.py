@@ -18,12 +18,12 @@ from app.config import Config
 log = logging.getLogger("uploader.requests")
 
 QUIET = ("/healthz", "/readyz")
-"""Polled all the time: told only at ``debug``."""
+"""Polled all the time: logged only at ``debug``."""
 
 _LONGEST_PATH = 200
 # ASCII: no control character, and none that turns the direction of text, reaches a terminal.
 _encode = json.JSONEncoder(default=str).encode
-# A path is told up to anything like a query (some client encodes its question mark) or a key:
+# A path is logged up to anything like a query (some client encodes its question mark) or a key:
 # without signs that is a random text, with signs a UUID or the like.
 _NOT_IN_PATHS = re.compile(r"[?=&;#%]|[A-Za-z0-9_]{16}|[A-Za-z0-9_+~-]{24}")
 
@@ -91,8 +91,8 @@ class TextFormatter(logging.Formatter):
         fields = {**getattr(record, "fields", {})}
         if request_id := getattr(record, "request_id", None):
             fields["request_id"] = request_id
-        told = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
-        text = f"{when} {record.levelname.lower():8} {_printable(record.getMessage())}{told}"
+        shown = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
+        text = f"{when} {record.levelname.lower():8} {_printable(record.getMessage())}{shown}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

@@ -163,7 +163,7 @@ class Trace:
     def tell(self, response: Response) -> None:
         """Note how the request was answered."""
         code = g.get("error_code", "ok")
-        told = {
+        attributes = {
             "http.response.status_code": answered(response),
             "uploader.code": code,
             "uploader.cause": g.get("error_cause") or None,
@@ -171,7 +171,8 @@ class Trace:
             "uploader.bytes": g.get("image_size"),
             "uploader.object_key": g.get("object_key"),
         }
-        self._span.set_attributes({name: told[name] for name in told if told[name] is not None})
+        known = {name: value for name, value in attributes.items() if value is not None}
+        self._span.set_attributes(known)
         if response.status_code >= 500:
             self._span.set_attribute("error.type", code)
             self._span.set_status(self._tracing.trace.StatusCode.ERROR)

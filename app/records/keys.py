@@ -194,8 +194,8 @@ def parse_expiry(text: str) -> datetime:
         raise ValueError("not a date")
     start, seconds, fraction, offset = match.groups(default="")
     leap = seconds == "60"  # which datetime does not know
-    told = f"{start}{'59' if leap else seconds}{fraction}{offset}".upper()
-    return datetime.fromisoformat(told) + timedelta(seconds=int(leap))
+    moment = f"{start}{'59' if leap else seconds}{fraction}{offset}".upper()
+    return datetime.fromisoformat(moment) + timedelta(seconds=int(leap))
 
 
 class _Fields:

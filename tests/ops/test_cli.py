@@ -24,7 +24,7 @@ def run(redis, store):
     return run
 
 
-def told(run, *arguments, **options):
+def answer_of(run, *arguments, **options):
     return json.loads(run(*arguments, "--json", **options).stdout)
 
 
@@ -92,7 +92,7 @@ def test_create_prints_the_key_once_and_keeps_only_its_hash(run, redis):
 
 
 def test_create_can_answer_a_script(run, redis):
-    answer = told(run, "create", "CMS", "--role", "uploader")
+    answer = answer_of(run, "create", "CMS", "--role", "uploader")
     assert list(answer) == ["id", "key"]
     assert record(redis, digest(answer["key"])) == {"name": "CMS", "roles": "uploader"}
 
@@ -103,7 +103,7 @@ def test_create_warns_of_a_key_without_a_role(run):
 
 
 def test_a_key_without_a_name_is_possible(run, redis):
-    key = told(run, "create", "")["key"]
+    key = answer_of(run, "create", "")["key"]
     assert record(redis, digest(key)) == {"name": ""}
 
 
@@ -189,7 +189,7 @@ def test_list_finds_by_name_and_by_role(run, redis):
     add(redis, "c" * 40, name="Webcam", roles="uploaders")
 
     def names(*options):
-        return [row["name"] for row in told(run, "list", *options)]
+        return [row["name"] for row in answer_of(run, "list", *options)]
 
     assert names() == ["Magazine", "Web shop", "Webcam"]
     assert names("--name", "WEB") == ["Web shop", "Webcam"]
@@ -202,7 +202,7 @@ def test_list_finds_by_name_and_by_role(run, redis):
 def test_list_reads_more_keys_than_one_round_trip_holds(run, redis):
     for number in range(1201):
         add(redis, f"{number:040}", name=f"{number:04}")
-    rows = told(run, "list")
+    rows = answer_of(run, "list")
     assert [row["name"] for row in rows] == [f"{number:04}" for number in range(1201)]
 
 
@@ -212,7 +212,7 @@ def test_list_tells_unreadable_records_and_leaves_out_what_is_no_record(run, red
     redis.set(f"apikey:{digest('c' * 40)}", "text")
     redis.set("apikey:plain", "text")
     redis.set(b"apikey:\xff", "text")
-    states = {row["name"]: row["state"] for row in told(run, "list")}
+    states = {row["name"]: row["state"] for row in answer_of(run, "list")}
     assert states == {
         "A": "unreadable: rate_limit",
         "B\N{REPLACEMENT CHARACTER}": "unreadable: name",
@@ -239,7 +239,7 @@ def test_show_tells_one_key_whole(run, redis):
         "uploads today: 0",
         "state:         good",
     ]
-    assert told(run, "show", key_digest[:12]) == told(run, "list")[0]
+    assert answer_of(run, "show", key_digest[:12]) == answer_of(run, "list")[0]
 
 
 def test_ids_may_be_shortened_as_long_as_they_are_unique(run, redis):
@@ -251,7 +251,7 @@ def test_ids_may_be_shortened_as_long_as_they_are_unique(run, redis):
         if sum(each.startswith(one[:length]) for each in digests) == 1
     )
     for key_id in (shortest, one[:12], one):
-        assert told(run, "show", key_id)["id"] == one[:12]
+        assert answer_of(run, "show", key_id)["id"] == one[:12]
     heads = [each[0] for each in digests]
     shared = max(heads, key=heads.count)
     says = f"{heads.count(shared)} keys have ids that start with {shared}."
@@ -278,18 +278,18 @@ def test_disable_and_enable_change_what_redis_cli_made(run, redis):
     key_digest = add(redis, roles="uploader")
     run("disable", key_digest[:12])
     assert record(redis, key_digest)["disabled"] == "1"
-    assert told(run, "show", key_digest[:12])["state"] == "disabled"
+    assert answer_of(run, "show", key_digest[:12])["state"] == "disabled"
     redis.hset(f"apikey:{key_digest}", "disabled", "no")
-    assert told(run, "show", key_digest[:12])["state"] == "good"
+    assert answer_of(run, "show", key_digest[:12])["state"] == "good"
     redis.hset(f"apikey:{key_digest}", "disabled", "yes")
     run("enable", key_digest[:12])
-    assert told(run, "show", key_digest[:12])["state"] == "good"
+    assert answer_of(run, "show", key_digest[:12])["state"] == "good"
 
 
 def test_rotate_makes_a_successor_and_lets_the_old_key_expire(run, redis):
     old = add(redis, roles="uploader,reader", rate_limit="5/day", last_used_at=stamp(-timedelta(1)))
     earliest = stamp(timedelta(hours=24))
-    answer = told(run, "rotate", old[:12])
+    answer = answer_of(run, "rotate", old[:12])
     expected = {"name": "Magazine CMS", "roles": "uploader,reader", "rate_limit": "5/day"}
     assert record(redis, digest(answer["key"])) == expected
     expires_at = record(redis, old)["expires_at"]
@@ -299,7 +299,7 @@ def test_rotate_makes_a_successor_and_lets_the_old_key_expire(run, redis):
 def test_rotate_gives_the_successor_every_field_but_those_of_the_old_keys_own_life(run, redis):
     fields = {"name": "CMS", "roles": "uploader", "metadata": "minimal", "x-owner": "Ann"}
     old = add(redis, **fields, disabled="no", rate_limit="")
-    assert record(redis, digest(told(run, "rotate", old[:12])["key"])) == fields
+    assert record(redis, digest(answer_of(run, "rotate", old[:12])["key"])) == fields
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_rotate_refuses_any_other_overlap(run, redis, overlap):
 def test_rotate_gives_the_successor_the_expiry_and_never_prolongs_the_old_key(run, redis):
     soon = stamp(timedelta(hours=1))
     old = add(redis, expires_at=soon)
-    key = told(run, "rotate", old[:12])["key"]
+    key = answer_of(run, "rotate", old[:12])["key"]
     assert record(redis, old)["expires_at"] == soon
     assert record(redis, digest(key))["expires_at"] == soon
 
@@ -364,8 +364,8 @@ def test_a_usage_record_written_by_hand_does_not_stop_the_list(run, redis):
     day = f"{datetime.now(UTC):%Y-%m-%d}"
     redis.set(f"usage:{one[:12]}:{day}", "text")
     redis.hset(f"usage:{other[:12]}:{day}", mapping={"uploads": "many", "bytes": 5})
-    assert len(told(run, "list")) == 2
-    assert told(run, "usage", other[:12])[0]["bytes"] == 5
+    assert len(answer_of(run, "list")) == 2
+    assert answer_of(run, "usage", other[:12])[0]["bytes"] == 5
 
 
 def test_a_key_of_empty_roles_is_warned_of(run):
@@ -453,12 +453,12 @@ def test_usage_tells_a_line_a_day(run, redis):
     for back, uploads in ((0, 3), (2, 5), (40, 9)):
         name = f"usage:{key_digest[:12]}:{day(back)}"
         redis.hset(name, mapping={"uploads": uploads, "bytes": 1000, "rejected": 1})
-    rows = told(run, "usage", key_digest[:12])
+    rows = answer_of(run, "usage", key_digest[:12])
     assert rows == [
         {"day": day(back), "uploads": uploads} | {"bytes": 1000, "rejected": 1, "rate_limited": 0}
         for back, uploads in ((0, 3), (2, 5))
     ]
-    assert len(told(run, "usage", key_digest[:12], "--days", "90")) == 3
+    assert len(answer_of(run, "usage", key_digest[:12], "--days", "90")) == 3
     lines = run("usage", key_digest[:12]).stdout.splitlines()
     assert lines[0].split() == ["DAY", "UPLOADS", "BYTES", "REJECTED", "RATE", "LIMITED"]
     assert lines[1].split() == [day(), "3", "1000", "1", "0"]

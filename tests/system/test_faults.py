@@ -45,7 +45,7 @@ def fragile(make_service, redis_proxy, store_proxy, seaweedfs, bucket):
     return make_service(f"redis://127.0.0.1:{redis_proxy.port}/0", settings)
 
 
-def told(answer):
+def outcome(answer):
     return answer.status, answer.json().get("code", "ok")
 
 
@@ -89,7 +89,7 @@ def test_a_failing_redis_is_503_in_time_and_recovered_from(
     for answer in answers:
         if mode == "throttle" and answer.status == 200:
             continue  # 2 kB/s may be enough for a few hundred bytes
-        assert told(answer) == (503, "redis_unavailable")
+        assert outcome(answer) == (503, "redis_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
     good = {each.json()["data"]["key"] for each in answers if each.status == 200}
     good.add(assert_recovers(fragile, key))
@@ -114,7 +114,7 @@ def test_a_failing_store_is_503_in_time_and_leaves_nothing(
         if answer.status == 200:
             assert mode in ("delay", "throttle")
             continue
-        assert told(answer) == (503, "storage_unavailable")
+        assert outcome(answer) == (503, "storage_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
     good = {each.json()["data"]["key"] for each in answers if each.status == 200}
     assert good <= seaweedfs.keys(bucket)
@@ -132,7 +132,7 @@ def test_a_put_whose_answer_is_lost_is_found_out(
     store_proxy.mode = "cut_answer"
     answer = fragile.upload(PNG, key)
     store_proxy.mode = "pass"
-    assert told(answer) == (503, "storage_unavailable")
+    assert outcome(answer) == (503, "storage_unavailable")
     # the sweep deletes what the answer did not stand for
     wait_until(lambda: seaweedfs.keys(bucket) <= before, 30)
 
@@ -151,7 +151,7 @@ def test_what_only_a_person_can_cure_is_told_loudly(
 ):
     service = make_service(valkey.url, seaweedfs.settings(bucket) | change, WEB_CONCURRENCY="1")
     try:
-        assert told(service.upload(PNG, api_key())) == (503, "storage_unavailable")
+        assert outcome(service.upload(PNG, api_key())) == (503, "storage_unavailable")
         ready = service.get("/readyz")
         assert ready.status == 503
         assert ready.json()["checks"] == {"redis": "ok", "storage": cause}
@@ -168,7 +168,7 @@ def test_it_starts_and_stays_up_without_redis_and_the_store(
     port = servers.free_port()
     service = make_service(f"redis://127.0.0.1:{port}/0", seaweedfs.settings(bucket))
     assert service.get("/healthz").status == 200
-    assert told(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
+    assert outcome(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
     redis = Valkey(tmp_path / "valkey", port)
     try:
         wait_until(lambda: service.upload(PNG, "k" * 64).status == 401, 5)
@@ -190,7 +190,7 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
         redis.client.hset(record, mapping={"roles": "uploader"})
         assert service.upload(PNG, "k" * 64).status == 200
         redis.kill()
-        assert told(bounded(lambda: service.upload(PNG, "k" * 64))) == (503, "redis_unavailable")
+        assert outcome(bounded(lambda: service.upload(PNG, "k" * 64))) == (503, "redis_unavailable")
         redis.start()
         wait_until(lambda: service.upload(PNG, "k" * 64).status == 200, 10)
     finally:
@@ -217,7 +217,7 @@ def test_a_redis_that_answers_but_cannot_serve_is_503(
                 redis.client.replicaof("127.0.0.1", "1")
             case _:
                 redis.client.execute_command("ACL", "SETUSER", "default", "-@write", "-@scripting")
-        assert told(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
+        assert outcome(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
         wait_until(lambda: service.get("/readyz").status == 503, 5)
         assert service.get("/readyz").json()["checks"]["redis"] != "ok"
     finally:

@@ -13,7 +13,7 @@ PHOTO = padded("PNG", 2_000_000)
 NO_STORE = "not an answer of an S3 store"
 
 
-def told(answer):
+def outcome(answer):
     return answer.status, answer.json().get("code", "ok")
 
 
@@ -22,7 +22,7 @@ def test_what_answers_200_to_everything_stores_nothing(make_service, valkey, api
         service = make_service(valkey.url, page.settings(), WEB_CONCURRENCY="1")
         key = api_key()
         for _ in range(5):
-            assert told(service.upload(PNG, key)) == (503, "storage_unavailable")
+            assert outcome(service.upload(PNG, key)) == (503, "storage_unavailable")
         ready = service.get("/readyz")
         assert (ready.status, ready.json()["checks"]["storage"]) == (503, NO_STORE)
         status, found = doctor(valkey.url, page.settings())
@@ -47,7 +47,7 @@ def test_files_that_the_store_refuses_shut_nobody_else_out(make_service, valkey,
 
         def loop():
             while going:
-                yield told(service.upload(PHOTO, refused_key))
+                yield outcome(service.upload(PHOTO, refused_key))
 
         loops = [pool.submit(lambda: set(loop())) for _ in range(3)]
         try:
@@ -93,7 +93,7 @@ def test_the_doctor_and_readyz_name_the_right_cause(
 ):
     with Store(refuse) as store:
         service = make_service(valkey.url, store.settings(), WEB_CONCURRENCY="1")
-        assert told(service.upload(PNG, api_key())) == (503, "storage_unavailable")
+        assert outcome(service.upload(PNG, api_key())) == (503, "storage_unavailable")
         wait_until(lambda: service.get("/readyz").status == 503, 5)
         assert service.get("/readyz").json()["checks"]["storage"].startswith(cause)
         assert '"level": "critical"' in service.log
