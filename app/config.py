@@ -20,6 +20,9 @@ MAX_FILE_SIZE = 15 * 1024 * 1024
 KEEP, NO_LOCATION, MINIMAL = METADATA = ("keep", "no-location", "minimal")
 """Policies for the metadata of pictures."""
 
+INLINE_BYTES = 256 * 1024
+"""What is smaller is hashed and walked in less time than a thread takes to be handed it."""
+
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 _RATE = re.compile(r"\s*([0-9]{1,15})\s*/\s*(second|minute|hour|day)\s*", re.ASCII | re.IGNORECASE)
 
@@ -315,7 +318,7 @@ class Config:
         "50000000",
     )
     decode_wait: float = _setting(
-        "DECODE_WAIT", 5.0, _seconds(0, 15), "seconds an upload waits to be decoded, 0 to 15", "5"
+        "DECODE_WAIT", 10.0, _seconds(0, 15), "seconds an upload waits to be decoded, 0 to 15", "10"
     )
     body_timeout: float = _setting(
         "BODY_TIMEOUT", 60.0, _seconds(1, 3600), "seconds for a whole body, 1 to 3600", "60"
@@ -362,9 +365,6 @@ class Config:
         _whole(1, 1024),
         "number of processes, 1 to 1024",
         "2",
-    )
-    web_threads: int = _setting(
-        "WEB_THREADS", 8, _whole(1, 1024), "number of threads a process, 1 to 1024", "8"
     )
     log_format: str | None = _setting(
         "LOG_FORMAT", None, _choice("json", "text"), "json or text", "json"

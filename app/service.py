@@ -7,7 +7,8 @@ from flask import current_app
 
 from app.config import Config
 from app.image.gate import ImageInspector
-from app.intake.body import BufferPool
+from app.intake.buffers import BufferPool
+from app.intake.processors import Processors
 from app.records.client import Redis
 from app.records.keys import KeyStore
 from app.records.usage import Usage
@@ -25,6 +26,7 @@ class Service:
     store: ImageStore
     inspector: ImageInspector
     pool: BufferPool
+    processors: Processors
 
     @classmethod
     def current(cls) -> Self:

@@ -40,7 +40,7 @@ def upload_image() -> Response:
         attempt = _admit(service, api_key)
     with attempt, _receive(service, attempt) as form:
         deadline = time.monotonic() + service.config.upload_timeout
-        sha256 = hashlib.sha256(form.image).hexdigest()
+        sha256 = service.processors.run_large(hashlib.sha256, form.image).hexdigest()
         headers.check_digest(sha256, fields=form.sha256, header=form.content_digest)
         if (earlier := attempt.replay(sha256)) is not None:
             return _answer(service, earlier, replayed=True)

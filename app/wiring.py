@@ -1,11 +1,13 @@
 """``create_app`` puts the parts together and does nothing else."""
 
-from flask import Flask
+from flask import Flask, request
 
 from app import upload
 from app.config import MAX_FILE_SIZE, Config
 from app.image.gate import ImageInspector
-from app.intake.body import BufferPool, DrainBody
+from app.intake.body import CloseUnread, refusal_of
+from app.intake.buffers import BufferPool
+from app.intake.processors import Processors
 from app.ops import cli, doctor, health, logs, tracing
 from app.records.client import Redis, connect
 from app.records.keys import KeyStore
@@ -42,9 +44,10 @@ def create_app(
         from app.ops import metrics  # noqa: PLC0415 -- an installation without metrics does not pay
 
         metrics.init_app(app, config)
+    app.before_request(_refuse)  # last, so that what is refused is logged and counted too
     for command in (cli.keys, cli.uploads, doctor.doctor):
         app.cli.add_command(command)
-    app.wsgi_app = DrainBody(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign]
     if config.trusted_proxies:
         app.wsgi_app = proxies.behind(  # type: ignore[method-assign]
             app.wsgi_app, config.trusted_proxies
@@ -52,7 +55,14 @@ def create_app(
     return app
 
 
+def _refuse() -> None:
+    """Answer with the worker's refusal of this request, where it has one."""
+    if refusal := refusal_of(request.environ):
+        raise refusal
+
+
 def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
+    processors = Processors()
     return Service(
         config=config,
         redis=redis,
@@ -64,6 +74,8 @@ def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
             check=config.image_check,
             decode_pixels=config.decode_pixels,
             decode_wait=config.decode_wait,
+            run=processors.run,
         ),
         pool=BufferPool(config.body_memory),
+        processors=processors,
     )

@@ -48,7 +48,7 @@ def pieces(environ, start_response):
 
 
 def lean():
-    from app.intake.body import BufferPool
+    from app.intake.buffers import BufferPool
     from app.intake.multipart import receive
 
     pool = BufferPool(1 << 27)

@@ -1,5 +1,12 @@
 """gunicorn's settings, the same in the Procfile, in systemd and in the local stack."""
 
+# Before anything else is imported: a module that has taken a socket or a lock by name would keep
+# the real one, and wait in it with the whole process. Signals and forks stay as gunicorn knows
+# them.
+from gevent import monkey
+
+monkey.patch_all(os=False, signal=False, subprocess=False)
+
 import os
 import sys
 import tempfile
@@ -26,18 +33,16 @@ except ConfigError as error:
 
 bind = settings.bind
 workers = settings.web_concurrency
-threads = settings.web_threads
 worker_class = "app.intake.worker.Worker"
 # A router in front keeps its connections for 90 s (Heroku): ours live longer,
 # so that it is never the server that closes one just as it is used again.
 keepalive = 95
 # Longer than the longest upload: its body, all that comes after, a lingering close.
 graceful_timeout = int(settings.body_timeout + settings.upload_timeout + 15)
-# The main thread of a worker beats every second, however long its uploads take.
+# The main greenlet of a worker beats four times a second, however long its uploads take.
 timeout = 30
-# Connections of a process: those with a thread, kept-alive ones, those that wait
-# for a request's head or for their client to close.
-worker_connections = 1000
+# Connections of a process, however slow their clients: a greenlet and a buffer of 64 KiB each.
+worker_connections = 2000
 # X-Forwarded-* is believed as TRUSTED_PROXIES says (app/wiring.py), not here.
 forwarded_allow_ips = ""
 # A request line and headers longer than nginx takes them are refused.

@@ -24,7 +24,6 @@ def test_the_defaults_are_those_of_the_contract():
     assert config.image_check == "decode"
     assert config.cors_origins == ()
     assert config.bind == "127.0.0.1:8000"
-    assert config.web_threads == 8
     assert config.metrics_port is None
 
 

@@ -4,11 +4,13 @@ import contextlib
 import io
 import socket
 import threading
+import time
 
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
-from app.intake.worker import Input
+from app.intake.connection import Connection as Server
+from app.intake.input import Input
 
 BOUNDARY = "----b0undary"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -50,9 +52,9 @@ class Connection:
     """A connection to gunicorn's request parser, without a gunicorn around it."""
 
     def __init__(self):
-        self.client, self.server = socket.socketpair()
+        self.client, server = socket.socketpair()
         self.client.settimeout(10)
-        self.server.settimeout(10)
+        self.server = Server(server)
         self.parser = RequestParser(Config(), self.server, ("127.0.0.1", 1))
         self.threads = []
 
@@ -71,7 +73,10 @@ class Connection:
 
     def request(self, *, lean=True):
         """The environ of the next request, with our input or with gunicorn's own."""
+        self.server.expect_head(10)
         request = next(self.parser)
+        self.server.head_ended()
+        self.server.deadline = time.monotonic() + 10
         if lean:
             request.body = Input(request, self.server)
         environ = {
@@ -86,7 +91,7 @@ class Connection:
         return environ
 
     def close(self):
-        self.server.close()
+        self.server.end()
         self.client.close()
         for thread in self.threads:
             thread.join()

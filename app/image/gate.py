@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar, TypeVarTuple
 
+from app.config import INLINE_BYTES
 from app.errors import ApiError, unavailable
 from app.image import gif, jpeg, png, webp
 from app.image.decode import cost, decode, share
@@ -94,9 +95,10 @@ class ImageInspector:
 
     def _inspect(self, view: memoryview, deadline: float) -> ImageInfo:
         try:
-            info = self._run(walk, view, self._max_pixels)
+            run: Run = at_once if len(view) <= INLINE_BYTES else self._run
+            info = run(walk, view, self._max_pixels)
             if self._decodes:
-                pixels = self._run(cost, view, info, deadline)
+                pixels = run(cost, view, info, deadline)
                 with self._slot(pixels, min(deadline, time.monotonic() + self._wait)):
                     self._run(decode, view, info, deadline)
         except Truncated as cut:

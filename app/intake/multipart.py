@@ -13,7 +13,8 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from app.errors import ApiError
-from app.intake.body import Body, BufferPool, content_length
+from app.intake.body import Body, content_length
+from app.intake.buffers import SMALLEST, BufferPool
 
 FIELD = "image"
 """The name of the form field that holds the file."""
@@ -25,7 +26,8 @@ _MOST_PARTS = 20
 _MOST_TEXT = 64 * 1024
 _MOST_HEADERS = 16 * 1024
 _LONGEST_BOUNDARY = 200  # RFC 2046 says 70
-_FIRST_CHUNKED = 256 * 1024
+_AHEAD_SECONDS = 2.0
+"""A buffer grows by what comes in this time at the speed so far, and at least to its double."""
 # RFC 2046: white space may stand between a boundary and the end of its line.
 _PADDING = re.compile(rb"[ \t]{0,200}\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]+")
@@ -141,17 +143,23 @@ def _read(
     deadline: float,
     meanwhile: Callable[[], None],
 ) -> tuple[bytearray, int]:
-    """The whole body in a buffer of the pool, and its length."""
+    """The whole body in a buffer of the pool, and its length.
+
+    The buffer grows with what has come, so that a slow client holds no more than it has sent.
+    """
     if body.ended:
         raise _malformed("The request has no body.")
-    size, most = 0, max_file_size + FRAMING
-    buffer = pool.take(_FIRST_CHUNKED if body.length is None else body.length)
+    size, most, begun = 0, max_file_size + FRAMING, time.monotonic()
+    whole_size = most + 1 if body.length is None else body.length
+    buffer = pool.take(min(whole_size, SMALLEST))
     try:
         while not body.ended:
             if size > most:
                 raise _too_large(max_file_size)
             if size == len(buffer):
-                buffer = pool.grow(buffer, min(4 * size, most + 1))
+                speed = size / max(time.monotonic() - begun, 0.001)
+                ahead = max(size, int(speed * _AHEAD_SECONDS))
+                buffer = pool.grow(buffer, min(whole_size, size + ahead))
             with memoryview(buffer) as whole, whole[size:] as free:
                 size += body.read_into(free, deadline)
             meanwhile()

@@ -1,199 +1,74 @@
-"""gunicorn's threaded worker as uploads need it: the one place that knows gunicorn's insides.
+"""gunicorn's gevent worker as uploads need it: the one place that knows gunicorn's insides.
 
-Six things are different from the worker it is made of (gunicorn 27):
+Each connection is a greenlet, which costs kilobytes while its client is slow. These things are
+different from the worker that it is made of (gunicorn 27):
 
-- A connection gets a thread once the head of a request is all there, so that
-  slow or silent clients hold none. Until then it waits in the event loop.
-- What has no body and no key has threads of its own, so that slow bodies and a
-  slow Redis hold up no health check. Who finds no other thread is told 503.
-- ``wsgi.input`` can receive straight into a buffer, within a deadline, and
-  sends ``100 Continue`` only when somebody asks for the body.
-- A connection to be closed lingers in the event loop until its client has
-  closed too, so that the answer is seen by one that is still sending.
-  gunicorn waits for it for two seconds, in the thread that accepts.
-- A stop serves what has connected, lets nobody else connect, and is heeded
-  from the fork on.
-- What it answers and logs about broken HTTP repeats nothing of the request,
-  where its own page repeats the request line, and with it a key.
-
-What is not found in another gunicorn is left as it is there (``fits``).
+- A client that is still sending sees its answer: what it sends is dropped, and a connection that
+  is closed lingers until its client has closed too. gunicorn resets such a connection.
+- A head has a bound in bytes and in time (``app.intake.connection``), and a body can be received
+  straight into a buffer, within a deadline (``app.intake.input``).
+- Connections have a bound. Near it the oldest one on which nothing happens is closed; above it
+  only health checks are served, and everything else is answered 503.
+- A stop serves what has connected, lets nobody else connect, and is heeded from the fork on.
+  Connections on which nothing comes do not hold it.
+- The answer to broken HTTP comes from the application, like every other one, and repeats nothing
+  of the request: gunicorn's own page repeats the request line, and with it a key.
 """
 
 import errno
+import io
 import logging
 import os
-import select
+import re
 import signal
-import socket
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from functools import partial
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
+import gevent
+from gevent import socket
+from gevent.lock import BoundedSemaphore
+from gevent.pool import Pool
 from gunicorn import glogging
-from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import (
-    ChunkMissingTerminator,
     ExpectationFailed,
-    InvalidChunkExtension,
-    InvalidChunkSize,
     LimitRequestHeaders,
     LimitRequestLine,
-    ParseException,
 )
-from gunicorn.http.unreader import IterUnreader
-from gunicorn.workers import gthread
+from gunicorn.workers import ggevent
+from gunicorn.workers.base_async import AsyncWorker
 
-from app import errors
-from app.errors import ApiError, too_slow, unavailable
+from app.errors import ApiError, failed, too_slow, unavailable
+from app.intake.connection import HEAD_SECONDS, Connection, HeadTooSlow
+from app.intake.input import CHUNK_ERRORS, Input
 
-HEAD_BYTES = 32 * 1024
-"""The longest head of a request: nginx takes no longer one either."""
+HEALTH_CHECKS = frozenset(("/healthz", "/readyz"))
+"""Paths that are served however full the process is."""
 
-HEAD_SECONDS = 15.0
-"""Within this time from its first byte a head must be there."""
+_RESERVE = 32
+"""Connections above ``worker_connections``: health checks, and those that are answered 503."""
 
-LINGER_SECONDS = 8.0
-LINGER_BYTES = 48 * 1024 * 1024
-"""So long a closed connection waits for its client's end, dropping so much."""
-
-QUEUE_SECONDS = 8.0
-"""So long a request waits for a thread before it is told that the service is full."""
-
-SEND_SECONDS = 30.0
-"""A client that takes none of its answer for so long is given up."""
-
+_BEAT_SECONDS = 0.25
 _STOP_SECONDS = 2.0
-_LIGHT_THREADS = 4
+"""On a stop a kept-alive connection has this long to bring a request that is on its way."""
+
 _STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
-_CHUNK_ERRORS = (ChunkMissingTerminator, InvalidChunkExtension, InvalidChunkSize, ParseException)
+_NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _STATUSES: tuple[tuple[Any, int], ...] = (
     (LimitRequestLine, 414),
     (LimitRequestHeaders, 431),
     (ExpectationFailed, 417),
-    (_CHUNK_ERRORS, 400),
+    (CHUNK_ERRORS, 400),
 )
-_SCRATCH = bytearray(256 * 1024)
+# What can be read of a broken head, for the log line and the answer's headers.
+_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[^ ?#\r\n]*)")
+_HEADERS = re.compile(rb"\n(X-Request-Id|Origin):[ \t]*([^\r\n]*)\r?\n", re.IGNORECASE)
 
 log = logging.getLogger("uploader.worker")
-
-
-def fits() -> bool:
-    """Whether this gunicorn's body readers are the ones that Input was written for."""
-    try:
-        unreader = IterUnreader([b"ab"])
-        known, chunked = LengthReader(unreader, 1), ChunkedReader(None, unreader)
-        known_fits = (known.length, known.unreader, known.read(1)) == (1, unreader, b"a")
-        unreader_fits = (known.length, unreader.take_buffered()) == (0, b"b")
-        unreader.unread(b"2\r\nok\r\n0\r\n\r\n")
-        chunked_fits = [piece for piece in chunked.parser if piece] == [b"ok"]
-        return known_fits and unreader_fits and chunked_fits and not Body(known).failed
-    except (AttributeError, TypeError):
-        return False
-
-
-_FITS = fits()
-
-
-class Input(Body):  # type: ignore[misc]
-    """``wsgi.input`` of one request, with a shorter way from the socket to a buffer.
-
-    ``receive_into`` and ``read`` are not to be mixed; gunicorn itself goes on
-    with ``read`` after the application, to find the next request.
-    """
-
-    def __init__(self, request: Any, connection: socket.socket) -> None:
-        super().__init__(request.body.reader)
-        empty = getattr(self.reader, "length", None) == 0
-        self.awaits_go_ahead = request._expected_100_continue and not empty  # noqa: SLF001
-        request._expected_100_continue = False  # noqa: SLF001 -- else it is sent at once
-        self.force_close = request.force_close
-        self._socket = connection
-        self._unreader = request.unreader
-        self._piece = memoryview(b"")
-
-    def read(self, size: int | None = None) -> bytes:
-        """As every ``wsgi.input``."""
-        self._go_ahead()
-        return bytes(super().read(size))
-
-    def receive_into(self, view: memoryview, deadline: float) -> int:
-        """Receive what is there into ``view``; 0 at the end of the body.
-
-        Raises TimeoutError at the deadline (of ``time.monotonic()``), OSError
-        or EOFError when the connection ends, ValueError for broken chunks.
-        """
-        self._go_ahead()
-        receive = self._chunked if isinstance(self.reader, ChunkedReader) else self._known
-        try:
-            return receive(view, _Timed(self._socket, deadline))
-        except _CHUNK_ERRORS as error:
-            self.failed = True
-            raise ValueError(type(error).__name__) from error
-        except BaseException:
-            self.failed = True  # where the next request would begin is unknown
-            raise
-        finally:
-            self._socket.settimeout(SEND_SECONDS)
-
-    def _known(self, view: memoryview, timed: "_Timed") -> int:
-        view = view[: self.reader.length]
-        if not view:
-            return 0
-        if ahead := self._unreader.take_buffered():
-            count = min(len(view), len(ahead))
-            view[:count] = ahead[:count]
-            self._unreader.unread(ahead[count:])
-        elif not (count := timed.recv_into(view)):
-            raise EOFError
-        self.reader.length -= count
-        return count
-
-    def _chunked(self, view: memoryview, timed: "_Timed") -> int:
-        if not self._piece:
-            self._piece = memoryview(self._next_piece(timed))
-        count = min(len(view), len(self._piece))
-        view[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
-        return count
-
-    def _next_piece(self, timed: "_Timed") -> bytes:
-        """The next bytes of a chunk, as gunicorn's parser finds them; none at the end."""
-        if self.failed:
-            raise EOFError
-        self._unreader.sock = timed
-        try:
-            return next((piece for piece in self.reader.parser or () if piece), b"")
-        finally:
-            self._unreader.sock = self._socket
-
-    def _go_ahead(self) -> None:
-        if self.awaits_go_ahead:
-            self.awaits_go_ahead = False
-            self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-class _Timed:
-    """A socket all of whose reading ends at one deadline."""
-
-    def __init__(self, connection: socket.socket, deadline: float) -> None:
-        self._socket = connection
-        self._deadline = deadline
-
-    def recv(self, size: int) -> bytes:
-        self._wait()
-        return self._socket.recv(size)
-
-    def recv_into(self, view: memoryview) -> int:
-        self._wait()
-        return self._socket.recv_into(view)
-
-    def _wait(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left)
 
 
 def hold_signals_at_forks() -> None:
@@ -215,14 +90,22 @@ class Logger(glogging.Logger):  # type: ignore[misc]
         """Nothing; gunicorn would put its parts together and then not write them."""
 
 
-class Worker(gthread.ThreadWorker):  # type: ignore[misc]
+class Worker(ggevent.GeventWorker):  # type: ignore[misc]
     """The worker class of ``deploy/gunicorn.conf.py``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._light = ThreadPoolExecutor(_LIGHT_THREADS, thread_name_prefix="light")
-        self._queued: dict[Future[Any], float] = {}  # and since when; oldest first
-        self._lingering: dict[Any, None] = {}  # oldest first
+        self._connections = Pool(self.worker_connections + _RESERVE)
+        self._waiting: dict[Connection, None] = {}  # for a head, longest first
+        self._closing: set[Connection] = set()  # which make room, but have not ended yet
+        self._pipelined = BoundedSemaphore(1)
+
+    def patch(self) -> None:
+        """Make gevent's sockets of the listeners; the configuration file has patched the rest."""
+        self.sockets: list[Any] = [
+            socket.socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach())
+            for each in self.sockets
+        ]
 
     def init_signals(self) -> None:
         """From here on signals can be heeded; those that came since the fork have waited."""
@@ -233,214 +116,171 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         """SIGTERM and a reload: finish what is in flight, and say so in /readyz."""
         if self.booted:
             self.wsgi.extensions["readiness"].draining = True
-            super().handle_exit(sig, frame)
-        else:
-            self.alive = False  # its event loop has yet to begin
+        super().handle_exit(sig, frame)
 
-    def set_accept_enabled(self, enabled: bool) -> None:
-        """On a stop, take what has connected already, and then let nobody connect any more.
-
-        Who connects to a server that is about to end is better refused at once than reset.
-        """
-        super().set_accept_enabled(enabled)
-        if enabled or self.alive:
-            return
-        waiting = select.poll()
+    def run(self) -> None:
+        """Accept until the stop, take what has connected by then, and finish it."""
+        accepting = [gevent.spawn(self._accept, listener) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            gevent.sleep(_BEAT_SECONDS)
+        gevent.killall(accepting)
         for listener in self.sockets:
-            waiting.register(listener, select.POLLIN)
-        while self.nr_conns < self.worker_connections and waiting.poll(0):
-            for listener in self.sockets:
-                self.accept(listener)
-        for listener in self.sockets:
-            listener.close()
+            self._take_what_has_connected(listener)
+        self._finish()
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Give a connection to a thread once its next request can be read; in the event loop."""
-        if self.cfg.is_ssl or conn.sock.family == socket.AF_UNIX:
-            super().enqueue_req(conn)
-            return
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve one connection, from its first request to its client's end."""
+        connection = Connection(client, self._waiting)
+        connection.expect_head(HEAD_SECONDS)
         try:
-            head = self._head(conn)
-        except OSError:
-            head = b""
-        if head is None:
-            self._wait(conn)
-        elif not head or not _takes_answers(conn.sock):
-            self._linger(conn)
-        else:
-            self._submit(conn, light=_is_light(head))
+            AsyncWorker.handle(self, listener, connection, addr)
+            if not connection.ended:
+                connection.linger()
+        finally:
+            self._closing.discard(connection)
+            connection.end()
 
-    def _submit(self, conn: Any, *, light: bool) -> None:
-        conn.data_ready = True
-        if light:
-            future = self._light.submit(self.handle, conn)
-        else:
-            future = self.tpool.submit(self.handle, conn)
-            self._queued[future] = time.monotonic()
-        future.add_done_callback(
-            lambda done: self.method_queue.defer(self.finish_request, conn, done)
-        )
+    def timeout_ctx(self) -> Any:
+        """No bound of gunicorn's on the wait for a head: the connection has its own."""
+        return nullcontext()
 
-    def handle_request(self, req: Any, conn: Any) -> bool:
-        """Serve one request whose head has been read."""
-        if not _FITS:
-            return bool(super().handle_request(req, conn))
-        conn.sock.settimeout(SEND_SECONDS)
-        body = req.body = Input(req, conn.sock)
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Serve one request whose head has been read; StopIteration ends the connection."""
+        sock.head_ended()
+        body = req.body = Input(req, sock, self._refusal(req))
         try:
-            keep_alive = super().handle_request(req, conn)
+            with self._pipelined if sock.pipelines else nullcontext():
+                AsyncWorker.handle_request(self, listener_name, req, sock, addr)
         except TimeoutError as error:
             raise BrokenPipeError(errno.EPIPE, "the client takes no answer") from error
-        return keep_alive and not body.awaits_go_ahead
+        if not body.ended and not body.drop():
+            sock.ended = True  # it has had its time
+            raise StopIteration
+        # Bytes behind this request came before its answer: requests of a client that does not
+        # wait are served one after the other, whatever the number of such clients.
+        sock.pipelines = bool(req.unreader.buf.getbuffer().nbytes)
+        sock.expect_head(self.cfg.keepalive)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
-        """Answer broken HTTP with a problem document, and log what kind it was."""
-        kind = type(exc).__name__
-        status = next((status for kinds, status in _STATUSES if isinstance(exc, kinds)), 500)
-        if status == 500:
-            self._refuse(client, errors.failed(kind))
-        else:
-            self._refuse(client, _broken(kind, status))
+        """Have the application answer what is no request: broken, too long or too slow."""
+        if isinstance(exc, gevent.GreenletExit | SystemExit):
+            raise exc
+        refusal = _refusal_of(exc)
+        if refusal.status == 500:
+            log.error("unexpected error", exc_info=exc)
+        with suppress(OSError):
+            client.sendall(_answer(self.wsgi, _environ(bytes(client.head), addr, refusal)))
 
-    def finish_request(self, conn: Any, fs: Any) -> None:
-        """What becomes of a connection after a request; in the event loop."""
-        self._queued.pop(fs, None)
-        if fs.cancelled():
-            self._refuse(conn.sock, unavailable("overloaded", "no thread was free in time"))
-            self._linger(conn)
-        elif fs.exception() or fs.result():
-            super().finish_request(conn, fs)
-        else:
-            self._linger(conn)
-
-    def murder_pending(self) -> None:
-        """Close what has waited too long, refuse what no thread took; called every second."""
-        super().murder_pending()
-        now = time.monotonic()
-        while self._lingering and (conn := next(iter(self._lingering))).timeout < now:
-            self._close(conn)
-        for future in [each for each, since in self._queued.items() if now - since > QUEUE_SECONDS]:
-            del self._queued[future]
-            future.cancel()  # unless a thread has it by now
-
-    def _cap_keepalive(self, deadline: float) -> None:
-        """On a stop: connections on which nothing has come do not hold the process."""
-        super()._cap_keepalive(deadline)
-        for conn in self.pending_conns:
-            conn.timeout = min(conn.timeout, deadline)
-
-    def _head(self, conn: Any) -> bytes | None:
-        """The next request, whose head is all there; None: wait for it; empty: close."""
-        ahead = conn.parser.unreader.buf.getvalue() if conn.parser else b""
-        conn.sock.setblocking(False)
-        try:
-            there = conn.sock.recv(HEAD_BYTES, socket.MSG_PEEK)
-        except BlockingIOError:
-            there = None
-        if _is_head(ahead + (there or b"")):
-            if getattr(conn, "head", None):
-                conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                conn.head = None
-            return bytes(ahead + (there or b""))
-        if there == b"" or (ahead and not self.alive):
-            return b""
-        return None if there is None else self._wait_for_head(conn, len(ahead), len(there))
-
-    def _wait_for_head(self, conn: Any, ahead: int, there: int) -> bytes | None:
-        seen, since = getattr(conn, "head", None) or (0, time.monotonic())
-        if there <= seen:
-            return b""  # woken, and nothing new: the client has closed its side
-        if ahead + there >= HEAD_BYTES:
-            self._refuse(conn.sock, _broken("head too long", 431))
-            return b""
-        if time.monotonic() - since > HEAD_SECONDS:
-            self._refuse(conn.sock, too_slow("head too slow"))
-            return b""
-        conn.head = (there, since)
-        # Wake up for more than what is there already (Linux 2.6.28, socket(7)).
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, there + 1)
+    def _refusal(self, req: Any) -> ApiError | None:
+        """The answer that a whole request gets without being looked at."""
+        if self._open() > self.worker_connections and req.path not in HEALTH_CHECKS:
+            return unavailable("overloaded", "too many connections")
+        if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
+            return _broken("no Host", 400)  # RFC 9112 section 3.2
         return None
 
-    def _wait(self, conn: Any) -> None:
-        """Have the event loop look again when more has come; on a stop not for long."""
-        seconds = self.cfg.keepalive if self.alive else _STOP_SECONDS
-        conn.timeout = time.monotonic() + seconds
-        self.pending_conns.append(conn)
-        wake = partial(self.on_pending_socket_readable, conn)
-        self.poller.register(conn.sock, gthread.selectors.EVENT_READ, wake)
+    def _accept(self, listener: Any) -> None:
+        """Give each connection a greenlet, for as long as there is room."""
+        while True:
+            self._connections.wait_available()
+            try:
+                client, addr = listener.accept()
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    log.warning("cannot accept: %s", error.strerror)
+                    self._close_longest_waiting()
+                    gevent.sleep(_BEAT_SECONDS)
+                continue
+            if self._open() >= self.worker_connections:
+                self._close_longest_waiting()
+            self._spawn(listener, client, addr)
+            gevent.sleep(0)
 
-    def _linger(self, conn: Any) -> None:
-        """Close the sending side, and the rest when the client has closed its own."""
-        try:
-            conn.sock.shutdown(socket.SHUT_WR)
-            conn.sock.setblocking(False)
-            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-            self.poller.register(conn.sock, gthread.selectors.EVENT_READ, partial(self._drop, conn))
-        except (OSError, ValueError):  # reset by the client, or closed already
-            self.nr_conns -= 1
-            conn.close()
-            return
-        conn.timeout, conn.dropped = time.monotonic() + LINGER_SECONDS, 0
-        self._lingering[conn] = None
+    def _spawn(self, listener: Any, client: Any, addr: Any) -> None:
+        # gunicorn asks the listener for its name later, when a stop may have closed it.
+        name = listener.getsockname()
+        named = SimpleNamespace(getsockname=lambda: name)
+        self._connections.spawn(self.handle, named, client, addr)
 
-    def _drop(self, conn: Any, connection: socket.socket) -> None:
-        try:
-            count = connection.recv_into(_SCRATCH)
-        except BlockingIOError:
-            return
-        except OSError:
-            count = 0
-        conn.dropped += count
-        if not count or conn.dropped > LINGER_BYTES:
-            self._close(conn)
+    def _open(self) -> int:
+        return len(self._connections) - len(self._closing)
 
-    def _close(self, conn: Any) -> None:
-        del self._lingering[conn]
-        self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+    def _close_longest_waiting(self) -> None:
+        if connection := next(iter(self._waiting), None):
+            del self._waiting[connection]
+            self._closing.add(connection)
+            connection.give_up_waiting()
 
-    def _refuse(self, client: socket.socket, error: ApiError) -> None:
-        """Answer without the application, in one piece that a socket takes without waiting."""
-        request_id = errors.request_id(None)
-        level = {500: logging.ERROR, 503: logging.WARNING}.get(error.status, logging.INFO)
-        extra = {"request_id": request_id}
-        log.log(level, "%s: %s", error.code, error.cause, extra=extra)
-        try:
-            client.setblocking(False)
-            client.sendall(_answer(error, request_id))
-        except OSError:
-            log.debug("the client was gone")
+    def _take_what_has_connected(self, listener: Any) -> None:
+        """Serve the listener's backlog, and then let nobody else connect.
 
+        A client that connects to a server which is about to end is better refused than reset.
+        """
+        listener.settimeout(0)
+        with suppress(OSError):
+            while not self._connections.full():
+                self._spawn(listener, *listener.accept())
+        listener.close()
 
-def _is_head(data: bytes) -> bool:
-    """Whether gunicorn can read a head to its end, or to its first mistake, out of this."""
-    return b"\r\n\r\n" in data or b"\n\n" in data
+    def _finish(self) -> None:
+        """Wait for the connections, within the graceful time-out; not for silent ones."""
+        begun = time.monotonic()
+        while self._connections and time.monotonic() - begun < self.cfg.graceful_timeout:
+            self.notify()
+            if time.monotonic() - begun > _STOP_SECONDS:
+                for connection in list(self._waiting):
+                    connection.give_up_waiting()
+            self._connections.join(timeout=_BEAT_SECONDS)
+        self._connections.kill(timeout=1)
 
 
-def _takes_answers(client: socket.socket) -> bool:
-    """Whether there is room for an answer: who sends requests and reads none gets no thread."""
-    room = select.poll()
-    room.register(client, select.POLLOUT)
-    return bool(room.poll(0))
+def _refusal_of(error: BaseException) -> ApiError:
+    kind = type(error).__name__
+    if isinstance(error, HeadTooSlow):
+        return too_slow(kind)
+    for kinds, status in _STATUSES:
+        if isinstance(error, kinds):
+            return _broken(kind, status)
+    return failed(kind)
 
 
-def _is_light(request: bytes) -> bool:
-    """Whether a request waits for no body, as far as its head tells, and for no key."""
-    if request.startswith((b"POST ", b"GET /upload/")):
-        return False
-    head = request.partition(b"\r\n\r\n")[0].lower()
-    return not (b"\ncontent-length:" in head or b"\ntransfer-encoding:" in head)
+def _broken(cause: str, status: int) -> ApiError:
+    error = ApiError(
+        "bad_request", "The request is not valid HTTP for this service. See /docs.", cause=cause
+    )
+    if status != error.status:
+        error.status, error.title = status, HTTPStatus(status).phrase
+    return error
 
 
-def _broken(kind: str, status: int) -> ApiError:
-    detail = "The request is not valid HTTP for this service. See /docs."
-    return ApiError("bad_request", detail, cause=kind, status=status)
+def _environ(head: bytes, addr: Any, refusal: ApiError) -> dict[str, Any]:
+    """The WSGI environ of what can be read of a broken head; the application refuses it."""
+    line = _REQUEST_LINE.match(head)
+    method, path = (part.decode("latin-1") for part in (line.groups() if line else (b"-", b"/")))
+    headers = {
+        f"HTTP_{name.decode().upper().replace('-', '_')}": value.decode("latin-1").strip()
+        for name, value in _HEADERS.findall(head)
+    }
+    return headers | {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote(path, "latin-1"),
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": addr[0] if isinstance(addr, tuple) else "",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(),
+        "uploader.refusal": refusal,
+    }
 
 
-def _answer(error: ApiError, request_id: str) -> bytes:
-    status, headers, body = errors.problem_answer(error, request_id)
-    headers |= {"Connection": "close", "Content-Length": str(len(body))}
-    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
-    lines += [f"{name}: {text}" for name, text in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("ascii") + body
+def _answer(application: Any, environ: dict[str, Any]) -> bytes:
+    """The application's whole answer, as it goes to the socket."""
+    begun: list[Any] = []
+    body = b"".join(application(environ, lambda *begin: begun.extend(begin)))
+    status, headers = begun[:2]
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body

@@ -2,12 +2,13 @@ import io
 import socket
 import threading
 import time
-import tracemalloc
 
 import pytest
 
 from app.errors import ApiError
-from app.intake.body import DROP_BYTES, Body, BufferPool, ClientDisconnected, DrainBody
+from app.intake.body import Body, ClientDisconnected, CloseUnread, content_length
+from app.intake.connection import LINGER_BYTES
+from app.intake.input import MOST_CHUNKS, Input
 from tests.wire import Connection, head, in_chunks, known, plain_environ
 
 BODY = bytes(range(256)) * 300
@@ -169,177 +170,103 @@ def test_100_continue_is_sent_when_the_body_is_asked_for_and_not_before(connecti
     assert connection.client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def answered(application, environ):
-    """What a server would do: call the application, take its answer."""
-    return b"".join(application(environ, lambda *_: None))
+def answered(environ):
+    """What a server would do: call an application that reads no body, and take its answer."""
 
+    def refuse(environ, start_response):
+        start_response("401 Unauthorized", [])
+        return [b"no"]
 
-def refuse(environ, start_response):
-    start_response("401 Unauthorized", [])
-    return [b"no"]
-
-
-def test_an_early_answer_waits_until_the_body_is_dropped(connection):
-    connection.send(known(BODY), known(b"next"))
-    environ = connection.request()
-    assert answered(DrainBody(refuse), environ) == b"no"
-    assert Body.of(environ).ended
-    assert not environ["wsgi.input"].failed
-    assert read(connection.request()) == b"next"
+    return b"".join(CloseUnread(refuse)(environ, lambda *_: None))
 
 
 def closes(connection):
     return connection.parser.mesg.should_close()
 
 
-def test_a_body_that_stops_coming_does_not_hold_the_answer_and_closes(connection):
-    connection.send(known(BODY)[:-1])
+@pytest.mark.parametrize("request_of", [known, in_chunks])
+def test_what_is_left_of_a_body_after_its_answer_is_dropped(connection, request_of):
+    connection.send(request_of(BODY), known(b"next"))
     environ = connection.request()
+    assert answered(environ) == b"no"
     assert not closes(connection)
-    assert answered(DrainBody(refuse), environ) == b"no"
+    assert environ["wsgi.input"].drop()
+    assert read(connection.request()) == b"next"
+
+
+def test_a_body_that_ends_early_cannot_be_dropped(connection):
+    connection.send(known(BODY)[:-1], end=True)
+    environ = connection.request()
+    assert not environ["wsgi.input"].drop()
+    assert answered(environ) == b"no"
     assert closes(connection)
+
+
+def test_a_body_beyond_the_bound_is_not_even_begun(connection):
+    connection.client.sendall(head(f"Content-Length: {LINGER_BYTES + 1}") + b"x")
+    environ = connection.request()
+    assert answered(environ) == b"no"
+    assert closes(connection)
+    assert environ["wsgi.input"].reader.length == LINGER_BYTES + 1
+
+
+def test_an_endless_body_is_dropped_up_to_the_bound(connection):
+    class Endless(Input):
+        given = 0
+
+        def receive_into(self, view, deadline):
+            self.given += len(view)
+            return len(view)
+
+    connection.send(in_chunks(b""))
+    connection.request(lean=False)
+    endless = Endless(connection.parser.mesg, connection.server)
+    assert not endless.drop()
+    assert LINGER_BYTES <= endless.given < LINGER_BYTES + 1024 * 1024
 
 
 def test_a_client_that_waits_for_100_continue_gets_the_answer_instead(connection):
     connection.client.sendall(head("Expect: 100-continue", f"Content-Length: {len(BODY)}"))
     environ = connection.request()
-    assert answered(DrainBody(refuse), environ) == b"no"
+    assert answered(environ) == b"no"
     assert closes(connection)
-    connection.server.close()
+    connection.server.end()
     assert connection.client.recv(100) == b""
-
-
-def test_a_body_beyond_the_bound_is_not_even_begun(connection):
-    connection.client.sendall(head(f"Content-Length: {DROP_BYTES + 1}") + b"x")
-    environ = connection.request()
-    assert answered(DrainBody(refuse), environ) == b"no"
-    assert closes(connection)
-    assert environ["wsgi.input"].reader.length == DROP_BYTES + 1
-
-
-def test_an_endless_chunked_body_is_dropped_up_to_the_bound():
-    class Endless:
-        given = 0
-
-        def read(self, size):
-            self.given += size
-            return bytes(size)
-
-    endless = Endless()
-    environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": endless}
-    Body.of(environ).drop(seconds=60)
-    assert DROP_BYTES <= endless.given < DROP_BYTES + 1024 * 1024
-
-
-@pytest.mark.parametrize(("many", "seconds"), [(4, 0.5), (0, 0.25)])
-def test_while_many_drop_at_once_each_has_less_time(many, seconds):
-    class Silent:
-        def receive_into(self, view, deadline):
-            self.deadline, self.patience = deadline, deadline - time.monotonic()
-            raise TimeoutError
-
-    silent, before = Silent(), time.monotonic()
-    answered(DrainBody(refuse, many=many), plain_environ(BODY) | {"wsgi.input": silent})
-    assert silent.deadline - before >= seconds
-    assert silent.patience <= seconds
 
 
 def test_a_request_without_a_body_is_left_alone(connection):
     connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert answered(DrainBody(refuse), connection.request()) == b"no"
+    assert answered(connection.request()) == b"no"
     assert not closes(connection)
 
 
-def test_a_plain_server_can_drop_too():
+def test_a_plain_server_is_left_alone():
     environ = plain_environ(BODY)
-    assert answered(DrainBody(refuse), environ) == b"no"
-    assert environ["wsgi.input"].read() == b""
+    assert answered(environ) == b"no"
+    assert environ["wsgi.input"].read() == BODY
 
 
-def test_buffers_are_reused():
-    pool = BufferPool(100_000_000)
-    first = pool.take(5_000_000)
-    assert len(first) >= 5_000_000
-    pool.give_back(first)
-    assert pool.take(4_900_000) is first
-    assert pool.take(4_900_000) is not first
+@pytest.mark.parametrize("length", ["0000000000000000000000005000", "00"])
+def test_a_length_with_leading_zeros_is_the_number_that_it_says(connection, length):
+    connection.send(head(f"Content-Length: {length}") + BODY[: int(length)])
+    environ = connection.request()
+    assert content_length(environ) == int(length)
+    assert read(environ) == BODY[: int(length)]
 
 
-def test_a_buffer_is_not_much_larger_than_what_it_is_for():
-    pool = BufferPool(2**30)
-    for size in (1, 70_000, 1_000_000, 5_000_001, 15_730_000):
-        assert size <= len(pool.take(size)) <= size * 1.07 + 65536
+def test_a_length_of_twenty_digits_is_one(connection):
+    connection.send(head(f"Content-Length: {10**19}"))
+    assert content_length(connection.request()) == 10**19
 
 
-def test_a_large_buffer_is_not_given_to_a_small_body():
-    pool = BufferPool(2**30)
-    pool.give_back(pool.take(15_000_000))
-    assert len(pool.take(100_000)) < 200_000
-
-
-def test_the_pool_counts_what_is_in_use_and_refuses_beyond_its_limit():
-    pool = BufferPool(33 * 1024 * 1024)
-    held = [pool.take(15 * 1024 * 1024) for _ in range(2)]
-    assert pool.in_use == sum(map(len, held))
+def test_chunks_have_no_length_and_a_body_of_tiny_ones_is_refused(connection):
+    wire = head("Transfer-Encoding: chunked") + b"1\r\nx\r\n" * (MOST_CHUNKS + 1) + b"0\r\n\r\n"
+    connection.send(wire)
+    environ = connection.request()
+    assert content_length(environ) is None
     with pytest.raises(ApiError) as raised:
-        pool.take(15 * 1024 * 1024)
-    assert (raised.value.status, raised.value.code) == (503, "overloaded")
-    assert raised.value.headers["Retry-After"]
-    assert pool.in_use == sum(map(len, held))
-    pool.give_back(held.pop())
-    pool.take(15 * 1024 * 1024)
-
-
-def test_kept_buffers_and_those_in_use_are_together_within_the_limit():
-    limit = 32 * 1024 * 1024
-    pool = BufferPool(limit)
-    tracemalloc.start()
-    held = [pool.take(15_000_000) for _ in range(2)]
-    pool.give_back(held.pop())
-    held.append(pool.take(16_500_000))  # the one that was kept is too small
-    assert tracemalloc.get_traced_memory()[0] <= limit
-    tracemalloc.stop()
-
-
-def test_a_buffer_grows_keeps_its_bytes_and_counts_once():
-    pool = BufferPool(10_000_000)
-    buffer = pool.take(65536)
-    buffer[:5] = b"hello"
-    buffer = pool.grow(buffer, 9_000_000)
-    assert len(buffer) >= 9_000_000
-    assert buffer[:5] == b"hello"
-    assert pool.in_use == len(buffer)
-    with pytest.raises(ApiError):
-        pool.grow(buffer, 20_000_000)
-    assert pool.in_use == len(buffer)
-    pool.give_back(buffer)
-    assert pool.in_use == 0
-
-
-def test_an_idle_pool_holds_one_large_buffer():
-    pool = BufferPool(2**30)
-    for buffer in [pool.take(15 * 1024 * 1024) for _ in range(8)]:
-        pool.give_back(buffer)
-    assert pool.in_use == 0
-    pool.take(15 * 1024 * 1024)
-    assert sum(map(len, pool._idle)) <= 16 * 1024 * 1024
-
-
-def test_threads_that_take_and_give_back_leave_nothing_in_use():
-    pool = BufferPool(2**30)
-
-    def work():
-        for size in (100_000, 1_000_000, 300_000) * 20:
-            buffer = pool.take(size)
-            buffer[0] = 1
-            pool.give_back(buffer)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert pool.in_use == 0
+        read(environ)
+    assert raised.value.code == "malformed_multipart"
 
 
 def test_gunicorns_own_reading_still_works_on_our_input(connection):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import ApiError
-from app.intake.body import BufferPool, ClientDisconnected
+from app.intake.body import ClientDisconnected
+from app.intake.buffers import BufferPool
 from app.intake.multipart import FRAMING, Form, check_content_length, receive
 from tests.wire import (
     BOUNDARY,

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from tests.system.chromium import CLIPBOARD, FLAGS
-from tests.system.stack import SeaweedFS, Valkey, record_name, services
+from tests.system.stack import ROOT, SeaweedFS, Valkey, record_name, services
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +93,12 @@ def open_page(browser, service):
         context.close()
     assert [url for url in foreign if not url.startswith((*sites, "blob:"))] == []
     assert [each for each in errors if "Failed to load resource" not in each] == []
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the code, to be changed."""
+    for part in ("app", "deploy"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "wsgi.py", tmp_path)
+    return tmp_path

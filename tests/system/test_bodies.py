@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -340,14 +341,16 @@ def test_a_body_slower_than_the_service_waits_for_is_a_408(impatient, api_key, f
         assert headers["connection"] == "close"
 
 
-def test_a_full_service_says_so_at_once(make_service, valkey, seaweedfs, bucket, api_key):
+def test_a_full_service_says_so_once_no_room_has_come_free(
+    make_service, valkey, seaweedfs, bucket, api_key
+):
     full = {"BODY_MEMORY": "16777216", "WEB_CONCURRENCY": "1"}
     service = make_service(valkey.url, seaweedfs.settings(bucket), **full)
     key, body = api_key(), form(padded("PNG", LIMIT))
     start = head(key, f"Content-Length: {len(body)}")
     with Client(service) as first, Client(service) as second:
         first.sendall(start + body[:-1])
-        second.sendall(start)
+        second.sendall(start + body[: LIMIT // 4])
         status, headers, problem = second.answer()
         assert (status, problem["code"]) == (503, "overloaded")
         assert int(headers["retry-after"]) > 0
@@ -457,30 +460,69 @@ def counted(redis_client, key):
     return sum(int(each.split()[0]) for each in counts)
 
 
-def test_slow_bodies_hold_up_no_health_check_and_who_finds_no_thread_is_told(
-    make_service, valkey, seaweedfs, bucket, api_key
-):
-    few = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "2"}
-    service = make_service(valkey.url, seaweedfs.settings(bucket), **few)
-    key = api_key(rate_limit="9/minute")
-    start = head(key, f"Content-Length: {len(form())}") + form()[:50]
+def test_three_hundred_slow_bodies_hold_up_nobody(make_service, valkey, seaweedfs, bucket, api_key):
+    service = make_service(valkey.url, seaweedfs.settings(bucket), WEB_CONCURRENCY="1")
+    key, body = api_key(), form()
+    start = head(key, f"Content-Length: {len(body)}") + body[:50]
     with ExitStack() as stack:
-        one, other, third, *gets = (stack.enter_context(Client(service)) for _ in range(12))
-        for slow in (one, other, third):
-            slow.sendall(start)
-        for slow in gets:
-            slow.sendall(start.replace(b"POST", b"GET"))
-        wait_until(lambda: counted(valkey.client, key) == 2)
-        assert service.get("/healthz").status == 200
-        assert service.get("/readyz").status == 200
-        status, headers, problem = third.answer()
-        assert (status, problem["code"]) == (503, "overloaded")
-        assert int(headers["retry-after"]) >= 1
-        assert problem["request_id"] == headers["x-request-id"]
-        for slow in (one, other):
-            slow.sendall(form()[50:])
-            assert slow.status() == 200
-    service.stop()
+        slow = [stack.enter_context(Client(service)) for _ in range(300)]
+        for number, client in enumerate(slow):
+            client.sendall(start if number % 3 else start.replace(b"POST", b"GET"))
+        wait_until(lambda: counted(valkey.client, key) == 200)
+        for number in range(50, 60):
+            assert service.upload(PNG, key).status == 200
+            assert service.get("/healthz").status == 200
+            assert service.get("/readyz").status == 200
+            for client in slow:
+                client.sendall(body[number : number + 1])
+        for client in slow:
+            client.sendall(body[60:])
+        statuses = Counter(client.status() for client in slow)
+    assert statuses == {200: 200, 405: 100}
+
+
+FEW_CONNECTIONS = "\nworker_connections = 4\n"
+
+
+@pytest.fixture
+def crowded(make_service, valkey, seaweedfs, bucket, copy):
+    """A service that has four connections, and a few above these for health checks."""
+    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
+        conf.write(FEW_CONNECTIONS)
+    settings = seaweedfs.settings(bucket) | {"CORS_ORIGINS": "https://cms.example"}
+    return make_service(valkey.url, settings, directory=copy, WEB_CONCURRENCY="1")
+
+
+def test_near_the_limit_the_connection_that_has_been_silent_longest_is_closed(crowded, api_key):
+    with ExitStack() as stack:
+        silent = [stack.enter_context(Client(crowded)) for _ in range(8)]
+        for client in (stack.enter_context(Client(crowded)), silent[-1]):
+            client.sendall(head(api_key(), f"Content-Length: {len(form())}") + form())
+            assert client.status() == 200
+        assert silent[0].ends()
+
+
+def test_above_the_limit_health_checks_are_served_and_all_else_is_a_503(
+    crowded, redis_client, api_key
+):
+    key = api_key()
+    with ExitStack() as stack:
+        busy = [stack.enter_context(Client(crowded)) for _ in range(4)]
+        for client in busy:
+            client.sendall(head(key, f"Content-Length: {len(form())}") + form()[:-1])
+        wait_until(lambda: counted(redis_client, key) == 4)
+        assert crowded.get("/healthz").status == 200
+        answer = crowded.upload(PNG, key, X_Request_Id="mine", Origin="https://cms.example")
+        assert (answer.status, answer.json()["code"]) == (503, "overloaded")
+        assert answer.headers["X-Request-Id"] == "mine"
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://cms.example"
+        assert int(answer.headers["Retry-After"]) >= 1
+        for client in busy:
+            client.sendall(form()[-1:])
+            assert client.status() == 200
+    lines = [json.loads(line) for line in crowded.log.splitlines()]
+    (refused,) = [line for line in lines if line.get("code") == "overloaded" and "path" in line]
+    assert (refused["path"], refused["request_id"]) == ("/upload/image", "mine")
 
 
 def mutated(seeded, request):

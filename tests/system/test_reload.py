@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import threading
@@ -15,7 +14,7 @@ import urllib3
 
 from tests.pictures import picture
 from tests.system.nginx import Nginx
-from tests.system.stack import ROOT, wait_until
+from tests.system.stack import wait_until
 
 TIMES = 10
 CLIENTS = 4
@@ -220,15 +219,6 @@ def stop_the_first():
         print("stopped", first, flush=True)
 os.register_at_fork(after_in_parent=stop_the_first)
 """
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """A copy of the code, to be changed."""
-    for part in ("app", "deploy"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "wsgi.py", tmp_path)
-    return tmp_path
 
 
 def test_a_stop_is_heeded_by_a_worker_that_has_just_been_forked(
