@@ -331,7 +331,7 @@ class Config:
         "134217728",
     )
     upload_timeout: float = _setting(
-        "UPLOAD_TIMEOUT", 20.0, _seconds(1, 25), "seconds for all after the body, 1 to 25", "20"
+        "UPLOAD_TIMEOUT", 20.0, _seconds(3, 25), "seconds for all after the body, 3 to 25", "20"
     )
     sweep_interval: float = _setting(
         "SWEEP_INTERVAL", 20.0, _seconds(0, 3600), "seconds between sweeps, 0 for none", "20"

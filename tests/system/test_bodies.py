@@ -437,18 +437,18 @@ def test_a_repeat_is_told_to_wait_however_slowly_the_first_one_comes(
     make_service, valkey, seaweedfs, bucket, api_key
 ):
     """A lock ends 20 s after UPLOAD_TIMEOUT, unless the body still comes."""
-    settings = seaweedfs.settings(bucket) | {"UPLOAD_TIMEOUT": "1"}
+    settings = seaweedfs.settings(bucket) | {"UPLOAD_TIMEOUT": "3"}
     service = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
     key, retry_key = api_key(), {"Idempotency_Key": "slow"}
     start = head(key, "Idempotency-Key: slow", f"Content-Length: {len(form())}")
     with Client(service) as first:
         first.sendall(start)
-        for byte in form()[:44]:
+        for byte in form()[:48]:
             first.sendall(bytes([byte]))
             time.sleep(0.5)
         repeat = service.upload(PNG, key, **retry_key)
         assert (repeat.status, repeat.json()["code"]) == (409, "idempotency_conflict")
-        first.sendall(form()[44:])
+        first.sendall(form()[48:])
         status, _, body = first.answer()
     assert status == 200
     assert service.upload(PNG, key, **retry_key).json() == body
