@@ -1,15 +1,18 @@
 """Real servers for the tests: each starts on a free port and is ended by who started it."""
 
 import hashlib
+import io
 import json
 import os
 import secrets
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import redis as redis_library
 import servers
 import urllib3
@@ -96,27 +99,24 @@ class Valkey(Process):
         wait_until(self.client.ping)
 
 
-class SeaweedFS(Process):
-    def __init__(self, directory, options=(), ca_certs=None):
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        self.port = servers.free_port()
-        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
-        servers.write_identities(directory / "identities.json", self.access_key, self.secret_key)
-        identities = directory / "identities.json"
-        command = servers.seaweedfs(directory / "data", self.port, identities, *options)
-        super().__init__(command, directory / "log")
-        self.endpoint = f"http{'s' if ca_certs else ''}://127.0.0.1:{self.port}"
+class S3Server(Process):
+    """A store: what its operator does with it, through minio's client."""
+
+    region = "us-east-1"
+
+    def __init__(self, command, directory, port, ca_certs=None, **environ):
+        super().__init__(command, directory / "log", **environ)
+        self.port = port
+        self.endpoint = f"http{'s' if ca_certs else ''}://127.0.0.1:{port}"
         self.client = Minio(
-            endpoint=f"127.0.0.1:{self.port}",
+            endpoint=f"127.0.0.1:{port}",
             access_key=self.access_key,
             secret_key=self.secret_key,
             secure=ca_certs is not None,
-            region="us-east-1",
+            region=self.region,
             http_client=urllib3.PoolManager(timeout=10, retries=False, ca_certs=ca_certs),
         )
         wait_until(lambda: self.client.list_buckets() is not None, 60)
-        wait_until(lambda: self.make_bucket("warm-up") and self._takes_objects(), 60)
 
     def make_bucket(self, name):
         if not self.client.bucket_exists(bucket_name=name):
@@ -139,13 +139,49 @@ class SeaweedFS(Process):
         with self.client.get_object(bucket_name=bucket, object_name=key) as answer:
             return answer.read()
 
-    def _takes_objects(self):
-        import io
 
+class SeaweedFS(S3Server):
+    def __init__(self, directory, options=(), ca_certs=None):
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        port = servers.free_port()
+        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
+        identities = directory / "identities.json"
+        servers.write_identities(identities, self.access_key, self.secret_key)
+        command = servers.seaweedfs(directory / "data", port, identities, *options)
+        super().__init__(command, directory, port, ca_certs)
+        wait_until(lambda: self.make_bucket("warm-up") and self._takes_objects(), 60)
+
+    def _takes_objects(self):
         self.client.put_object(
             bucket_name="warm-up", object_name="x", data=io.BytesIO(b"x"), length=1
         )
         return True
+
+
+class Moto(S3Server):
+    """The server of moto, which knows users and their policies too."""
+
+    def __init__(self, directory):
+        port = servers.free_port()
+        self.access_key, self.secret_key = "root", "root-secret"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        super().__init__(command, Path(directory), port)
+
+    def make_user(self, name, policy):
+        """Settings of a user who may do what the policy says; from now on rights are checked."""
+        iam = boto3.client(
+            "iam",
+            endpoint_url=self.endpoint,
+            region_name=self.region,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+        )
+        iam.create_user(UserName=name)
+        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
+        made = iam.create_access_key(UserName=name)["AccessKey"]
+        HTTP.request("POST", f"{self.endpoint}/moto-api/reset-auth", body=b"0")
+        return {"S3_ACCESS_KEY": made["AccessKeyId"], "S3_SECRET_KEY": made["SecretAccessKey"]}
 
 
 class Service(Process):
