@@ -7,7 +7,6 @@ what the other made.
 import json
 import re
 import secrets
-import shutil
 import sys
 import zlib
 from array import array
@@ -59,7 +58,6 @@ _HEADINGS = {
     "uploads_today": "TODAY",
     "state": "STATE",
 }
-_LEAST_WIDTHS = {"state": 8, "roles": 8, "name": 10}
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 keys = AppGroup("keys", help="API keys: add, limit, rotate, find and take back.")
@@ -293,43 +291,15 @@ def _state(digest: str, record: Mapping[bytes, bytes]) -> str:
 
 
 def _table(rows: list[dict[str, str]]) -> None:
-    """Columns as wide as they need; on a terminal not wider than that."""
+    """Columns as wide as they need, on a narrow terminal too: nothing is cut."""
     if not rows:
         click.echo("No keys.", err=True)
         return
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    table = [_HEADINGS, *rows]
-    gap = "  "
-    if sum(_widths(table).values()) + len(gap) * (len(_HEADINGS) - 1) > columns:
-        table = [_HEADINGS, *map(_shorten, rows)]
-        gap = " "
-    widths = _shrink(_widths(table), columns - len(gap) * (len(_HEADINGS) - 1))
-    for row in table:
-        line = gap.join(_clip(row[name], width) for name, width in widths.items()).rstrip()
-        click.secho(line, bold=row is _HEADINGS, dim=row["state"] not in ("STATE", "good"))
-
-
-def _widths(table: list[dict[str, str]]) -> dict[str, int]:
-    return {name: max(len(row[name]) for row in table) for name in _HEADINGS}
-
-
-def _shorten(row: dict[str, str]) -> dict[str, str]:
-    """Dates without their times."""
-    return row | {name: row[name][:10] for name in ("expires_at", "last_used_at")}
-
-
-def _shrink(widths: dict[str, int], room: int) -> dict[str, int]:
-    """Take from the columns that may be cut, the first first, until all fit."""
-    for name, least in _LEAST_WIDTHS.items():
-        excess = sum(widths.values()) - room
-        widths = widths | {name: min(widths[name], max(least, widths[name] - max(0, excess)))}
-    return widths
-
-
-def _clip(text: str, width: int) -> str:
-    printable = _printable(text)
-    cut = printable if len(printable) <= width else printable[: width - 1] + "…"
-    return cut.ljust(width)
+    table = [{name: _printable(row[name]) for name in _HEADINGS} for row in (_HEADINGS, *rows)]
+    widths = {name: max(len(row[name]) for row in table) for name in _HEADINGS}
+    for number, row in enumerate(table):
+        line = "  ".join(row[name].ljust(width) for name, width in widths.items()).rstrip()
+        click.secho(line, bold=number == 0, dim=row["state"] not in ("STATE", "good"))
 
 
 def _printable(text: str) -> str:

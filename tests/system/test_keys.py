@@ -385,7 +385,7 @@ def usage_name(key):
 
 
 def on_a_terminal(url, columns, *arguments):
-    """What ``flask keys`` shows on a terminal so wide."""
+    """What ``flask keys`` shows on a terminal of this width."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -410,7 +410,7 @@ def on_a_terminal(url, columns, *arguments):
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_tables_fit_the_terminal_and_are_coloured_there(valkey_alone, columns):
+def test_tables_are_whole_on_every_terminal_and_coloured_there(valkey_alone, columns):
     name = record_name(secrets.token_hex(32))
     record = {
         "name": "The web shop of the printing house " * 4,
@@ -426,6 +426,6 @@ def test_tables_fit_the_terminal_and_are_coloured_there(valkey_alone, columns):
     after_progress = shown.rpartition("\r\x1b[K")[2]
     rows = re.sub(r"\x1b\[\d*m", "", after_progress).splitlines()
     assert [row.split()[0] for row in rows] == ["NAME", "The"]
-    assert max(map(len, rows)) <= columns
+    assert record["name"].strip() in rows[1]
     assert name.removeprefix("apikey:")[:12] in rows[1]
-    assert "2999-01-31" in rows[1]
+    assert "2999-01-31T" in rows[1]
