@@ -1,6 +1,8 @@
 """Takes the README's pictures of a running service: python docs/screenshots.py URL API_KEY."""
 
+import colorsys
 import io
+import random
 import shutil
 import sys
 from pathlib import Path
@@ -9,32 +11,47 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
-COLOURS = {"harbour.jpg": ("#7fb2d9", "#1d4e6b"), "garden.png": ("#cfe3a8", "#3f7d3a")}
+SUBJECTS = ["harbour at dusk", "garden, north side", "cover draft", "portrait A. Lind", "old town"]
+CUT, WORDS = 4, 7
+"""Which of the files are refused."""
 
 
-def picture(name: str) -> bytes:
-    """A landscape of two colours."""
-    sky, ground = COLOURS[name]
-    image = Image.new("RGB", (1600, 1200), sky)
-    hill = [(0, 800), (700, 420), (1600, 900), (1600, 1200), (0, 1200)]
+def picture(seed: int) -> bytes:
+    """A landscape of two colours that go together."""
+    number = random.Random(seed)  # noqa: S311
+    hue = number.random()
+    tints = [colorsys.hls_to_rgb(hue, *each) for each in ((0.75, 0.4), (0.35, 0.45))]
+    sky, ground = (tuple(int(255 * part) for part in tint) for tint in tints)
+    image = Image.new("RGB", (800, 600), sky)
+    hill = [(0, 420), (number.randrange(200, 600), 180), (800, 460), (800, 600), (0, 600)]
     ImageDraw.Draw(image).polygon(hill, ground)
     file = io.BytesIO()
-    image.save(file, "JPEG" if name.endswith("jpg") else "PNG")
+    image.save(file, "JPEG")
     return file.getvalue()
 
 
+def files() -> list[dict[str, object]]:
+    """A day's pictures: one of them is cut off, one is none."""
+    made = []
+    for number in range(14):
+        content = picture(number)
+        content = content[: len(content) // 2] if number == CUT else content
+        content = b"just words" if number == WORDS else content
+        name = f"{SUBJECTS[number % len(SUBJECTS)]} {number + 1:02}.jpg"
+        made.append({"name": name, "mimeType": "image/jpeg", "buffer": content})
+    return made
+
+
 def upload_page(page: Page, url: str, api_key: str) -> None:
-    """The upload page with two stored pictures and a refused one."""
+    """The upload page with a batch of which two need attention."""
     page.goto(url)
     page.locator("#key").fill(api_key)
-    files = [{"name": name, "mimeType": "image/png", "buffer": picture(name)} for name in COLOURS]
-    cut = {"name": "cover.jpg", "mimeType": "image/jpeg", "buffer": picture("harbour.jpg")[:9000]}
-    page.set_input_files("#files", [*files, cut])
-    for number in range(len(COLOURS)):
-        page.locator(".upload .stored").nth(number).wait_for()
-    page.locator(".upload.bad").wait_for()
+    page.set_input_files("#files", files())
+    page.locator(".upload.good").nth(11).wait_for()
+    page.locator(".upload.bad").nth(1).wait_for()
     page.locator("#key").blur()
-    page.screenshot(path=IMAGES / "upload-page.png", full_page=True)
+    page.wait_for_timeout(1000)  # for the last previews and the bar
+    page.screenshot(path=IMAGES / "upload-page.png")
 
 
 def reference(page: Page, url: str) -> None:
@@ -44,13 +61,13 @@ def reference(page: Page, url: str) -> None:
 
 
 def main() -> None:
-    """Both, 1,000 pixels wide."""
+    """Both, 1,280 pixels wide."""
     url, api_key = sys.argv[1:]
     flags = ["--no-sandbox", "--disable-gpu"]
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=flags)
-        page = browser.new_page(viewport={"width": 1000, "height": 900})
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
         upload_page(page, url, api_key)
         reference(page, url)
         browser.close()

@@ -6,6 +6,7 @@ import { copy } from "./table.js";
 import { element, fill, texts } from "./language.js";
 
 const MOST_TRIES = 5;
+const END = 11;  // letters of a name that are always shown
 const ENDED = ["stored", "refused", "cancelled"];
 // The same request gets the same answer: no retry can help.
 const HOPELESS = [400, 404, 405, 413, 422];
@@ -169,7 +170,10 @@ export class Upload {
   }
 
   #label() {
-    this.part("name").textContent = this.name;
+    // Names of a day differ at their end: where there is no room, their middle is left out.
+    const letters = [...this.name];
+    this.part("start").textContent = letters.slice(0, -END).join("");
+    this.part("end").textContent = letters.slice(-END).join("");
     this.part("name").title = this.name;
     this.part("name").id = `name-${this.#idempotencyKey}`;
     this.part("progress").setAttribute("aria-label", this.name);
