@@ -1,6 +1,7 @@
 """The rules of the house that a reviewer would otherwise have to keep in mind."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -104,3 +105,13 @@ def test_the_tests_share_modules_by_their_full_names_and_never_a_conftest(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "system").glob("*.py")), ids=named)
 def test_what_talks_to_real_servers_knows_nothing_of_the_program(path):
     assert not [each for each in imports(path) if inside(each, ["app", "wsgi"])]
+
+
+def test_the_page_on_architecture_names_files_that_are_there_and_every_script_in_redis():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = set(re.findall(r"`((?:app|deploy|tests)/[\w./]*)`", page))
+    assert len(files) > 20
+    assert not [each for each in files if not (ROOT / each).exists()]
+    for path in APP:
+        for name in re.findall(r'^(_\w+) = """\n[^"]*redis\.call', path.read_text(), re.MULTILINE):
+            assert f"`{name}` in `{named(path)}`" in page
