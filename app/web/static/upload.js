@@ -8,6 +8,7 @@ import { copyTable, download, tableOf } from "./table.js";
 import { announce, element, fill, texts } from "./language.js";
 
 const ANNOUNCE_EVERY = 4000;  // milliseconds: a sum after each of 200 pictures is noise
+const ROWS_AT_ONCE = 25;
 const title = document.title;
 const batch = element("batch");
 const lists = { attention: element("attention"), others: element("uploads") };
@@ -17,16 +18,25 @@ let isDue = false;
 const key = new Key(() => (key.usable ? queue.begin(key.limits) : queue.next()));
 const queue = new Queue(key, summarizeSoon);
 
-function add(found) {
+async function add(found) {
   if (!found.length) return;
   if (key.problem) return key.complain();
   element("note").textContent = found.length > MOST_FILES ? fill(texts.too_many, { count: MOST_FILES }) : "";
+  const isFirst = !queue.uploads.length;
+  const taken = found.slice(0, MOST_FILES);
+  for (let at = 0; at < taken.length; at += ROWS_AT_ONCE) {
+    addRows(taken.slice(at, at + ROWS_AT_ONCE));
+    if (isFirst && !at) showFirst();
+    await new Promise((resolve) => setTimeout(resolve));  // the page goes on answering its reader
+  }
+}
+
+function addRows(found) {
   const context = { key, queue, changed, removed };
-  const uploads = found.slice(0, MOST_FILES).map((each) => new Upload(each, context));
+  const uploads = found.map((each) => new Upload(each, context));
   queue.uploads.push(...uploads);
   lists.others.append(...uploads.map((upload) => upload.item));
   for (const upload of uploads) upload.begin();
-  if (queue.uploads.length === uploads.length) showFirst();
 }
 
 /** On a phone the batch begins below the key and what it may do. */
