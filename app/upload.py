@@ -15,7 +15,7 @@ from app.errors import ApiError
 from app.image.info import EXTENSIONS, ImageInfo
 from app.intake import multipart
 from app.intake.multipart import Form
-from app.ops import tracing
+from app.ops.tracing import stage
 from app.records import ratelimit
 from app.records.client import redis_errors
 from app.records.journal import Result
@@ -34,7 +34,7 @@ blueprint = Blueprint("upload", __name__, url_prefix="/upload")
 def upload_image() -> Response:
     """Check the key, take the file in, look at it, store it, answer with its key."""
     service = Service.current()
-    with _stage("auth"):
+    with stage("auth"):
         api_key = _authenticate(service)
         api_key.require(ROLE)
         attempt = _admit(service, api_key)
@@ -44,10 +44,10 @@ def upload_image() -> Response:
         headers.check_digest(sha256, fields=form.sha256, header=form.content_digest)
         if (earlier := attempt.replay(sha256)) is not None:
             return _answer(service, earlier, replayed=True)
-        with _stage("inspect"):
+        with stage("inspect"):
             g.image = service.inspector.inspect(form.image, deadline=deadline)
         result = _result(attempt, form, g.image, sha256)
-        with _stage("store"):
+        with stage("store"):
             attempt.store(_object(api_key, form, result), deadline)
             attempt.commit(result)
         return _answer(service, result)
@@ -76,16 +76,6 @@ def limits() -> Response:
             "max_image_pixels": service.config.max_image_pixels,
         }
     )
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        with tracing.span(name):
-            yield
-    finally:
-        g.stages[name] = time.perf_counter() - start
 
 
 def _authenticate(service: Service) -> ApiKey:
@@ -123,7 +113,7 @@ def _receive(service: Service, attempt: Attempt) -> Iterator[Form]:
     """The form with its file, unless the request or the store already says that it is in vain."""
     multipart.check_content_length(request.environ, MAX_FILE_SIZE)
     service.store.ensure_open()
-    with _stage("receive"):
+    with stage("receive"):
         form = multipart.receive(
             request.environ,
             pool=service.pool,

@@ -3,6 +3,7 @@
 import hashlib
 
 import fakeredis
+import urllib3
 
 KEY = "upl_" + "k" * 44
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
@@ -77,3 +78,12 @@ class MemoryStore:
         if self.undeletable:
             raise self.undeletable
         return self.objects.pop(key, None) is not None
+
+
+def send(client, file, name="photo.png", *, fields=None, headers=(), key=KEY, part="image"):
+    """One upload through Flask's test client, as programs send it; ``key`` None sends none."""
+    body, content_type = urllib3.encode_multipart_formdata({**(fields or {}), part: (name, file)})
+    headers = {"Content-Type": content_type, **dict(headers)}
+    if key is not None:
+        headers["x-api-key"] = key
+    return client.post("/upload/image", data=body, headers=headers)

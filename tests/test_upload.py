@@ -15,7 +15,7 @@ from app import create_app
 from app.config import Config, Rate
 from app.errors import unavailable
 from app.store import bucket
-from tests.fakes import ID, KEY, RECORD
+from tests.fakes import ID, KEY, RECORD, send
 from tests.pictures import plain
 
 ADMISSION, DECISION = 1, 2  # the pipelines of an upload
@@ -27,14 +27,6 @@ def client(redis, store):
     redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": "uploader"})
     config = Config(rate_limit=Rate(60, 60), log_format="json")
     return create_app(config, redis=redis, store=store).test_client()
-
-
-def send(client, file=PNG, name="photo.png", *, fields=None, headers=(), key=KEY, part="image"):
-    body, content_type = urllib3.encode_multipart_formdata({**(fields or {}), part: (name, file)})
-    headers = {"Content-Type": content_type, **dict(headers)}
-    if key is not None:
-        headers["x-api-key"] = key
-    return client.post("/upload/image", data=body, headers=headers)
 
 
 def assert_problem(answer, status, code):
@@ -60,7 +52,7 @@ def usage(redis):
 
 
 def test_a_good_upload_answers_exactly_the_documented_body(client, store):
-    answer = send(client)
+    answer = send(client, PNG)
     assert answer.status_code == 200
     assert answer.content_type == "application/json"
     assert list(answer.json) == ["data"]
@@ -81,7 +73,7 @@ def test_the_bytes_decide_the_format_and_never_the_name(client, store, kind, ext
 
 
 def test_the_object_carries_its_metadata(client, store):
-    answer = send(client, name="../../etc/pass wd", headers={"X-Request-Id": "r-1"})
+    answer = send(client, PNG, name="../../etc/pass wd", headers={"X-Request-Id": "r-1"})
     [(_, image)] = store.objects.values()
     assert answer.headers["X-Request-Id"] == "r-1"
     assert image.metadata == {
@@ -95,7 +87,7 @@ def test_the_object_carries_its_metadata(client, store):
 
 
 def test_every_answer_carries_the_common_headers(client):
-    for answer in (send(client), client.get("/nothing"), send(client, key=None)):
+    for answer in (send(client, PNG), client.get("/nothing"), send(client, PNG, key=None)):
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["X-Request-Id"]
@@ -103,13 +95,13 @@ def test_every_answer_carries_the_common_headers(client):
 
 @pytest.mark.parametrize("sent", ["a b", "x" * 129, "ü", 'a"b'])
 def test_a_request_id_that_is_not_sane_is_replaced(client, sent):
-    answer = send(client, headers={"X-Request-Id": sent})
+    answer = send(client, PNG, headers={"X-Request-Id": sent})
     assert answer.headers["X-Request-Id"] != sent
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", answer.headers["X-Request-Id"])
 
 
 def test_the_representation_comes_on_request(client):
-    answer = send(client, headers={"Prefer": "respond-async, return=representation"})
+    answer = send(client, PNG, headers={"Prefer": "respond-async, return=representation"})
     assert answer.headers["Preference-Applied"] == "return=representation"
     assert answer.json["data"] == {
         "key": answer.json["data"]["key"],
@@ -132,7 +124,7 @@ def test_the_representation_comes_on_request(client):
     ],
 )
 def test_the_minimal_answer_is_the_default(client, prefer):
-    answer = send(client, headers={"Prefer": prefer})
+    answer = send(client, PNG, headers={"Prefer": prefer})
     assert "Preference-Applied" not in answer.headers
     assert list(answer.json["data"]) == ["key"]
 
@@ -148,7 +140,7 @@ def test_a_key_in_the_query_is_as_good_as_in_the_header(client):
 def test_a_key_of_other_letters_is_the_same_in_the_header_and_in_the_query(client, redis):
     key = "ключ-" + 40 * "x"
     redis.hset(f"apikey:{hashlib.sha256(key.encode()).hexdigest()}", "roles", "uploader")
-    assert send(client, key=key.encode().decode("latin-1")).status_code == 200
+    assert send(client, PNG, key=key.encode().decode("latin-1")).status_code == 200
     body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.png", PNG)})
     address = f"/upload/image?{urlencode({'x-api-key': key})}"
     answer = client.post(address, data=body, headers={"Content-Type": content_type})
@@ -168,27 +160,27 @@ def test_an_empty_header_counts_as_absent(client):
 
 
 def test_without_a_key_it_is_401(client):
-    answer = send(client, key=None)
+    answer = send(client, PNG, key=None)
     assert_problem(answer, 401, "missing_api_key")
     assert answer.headers["WWW-Authenticate"] == 'ApiKey realm="uploader"'
 
 
 def test_an_unknown_key_writes_nothing(client, redis):
     before = redis.keys()
-    assert_problem(send(client, key="nobody's"), 401, "invalid_api_key")
+    assert_problem(send(client, PNG, key="nobody's"), 401, "invalid_api_key")
     assert redis.keys() == before
 
 
 def test_a_key_without_the_role_is_403(client, redis):
     redis.hset(RECORD, "roles", "admin, reader")
-    assert_problem(send(client), 403, "missing_role")
+    assert_problem(send(client, PNG), 403, "missing_role")
     assert redis.keys("ratelimit:*") == []
 
 
 def test_over_the_rate_is_429(client, redis):
     redis.hset(RECORD, "rate_limit", "1/hour")
-    assert send(client).status_code == 200
-    answer = send(client)
+    assert send(client, PNG).status_code == 200
+    answer = send(client, PNG)
     assert_problem(answer, 429, "rate_limited")
     assert 1 <= int(answer.headers["Retry-After"]) <= 3600
     assert answer.headers["RateLimit"].startswith('"requests";r=0;t=')
@@ -197,13 +189,13 @@ def test_over_the_rate_is_429(client, redis):
 
 
 def test_the_rate_is_in_the_headers_of_accepted_and_refused_uploads(client):
-    for answer, left in ((send(client), 59), (send(client, b"text"), 58)):
+    for answer, left in ((send(client, PNG), 59), (send(client, b"text"), 58)):
         assert answer.headers["RateLimit-Policy"] == '"requests";q=60;w=60'
         assert answer.headers["RateLimit"].startswith(f'"requests";r={left};t=')
 
 
 def test_answers_before_the_role_check_have_no_rate_headers(client):
-    assert "RateLimit" not in send(client, key="no").headers
+    assert "RateLimit" not in send(client, PNG, key="no").headers
 
 
 # What is wrong with the request
@@ -228,7 +220,7 @@ def test_a_file_that_is_no_whole_picture_is_400(client, redis, store, file, code
 def test_too_many_pixels_are_refused_with_the_limit(redis, store):
     redis.hset(RECORD, mapping={"roles": "uploader"})
     app = create_app(Config(max_image_pixels=40, log_format="json"), redis=redis, store=store)
-    answer = send(app.test_client())
+    answer = send(app.test_client(), PNG)
     assert_problem(answer, 400, "too_many_pixels")
     assert (answer.json["limit"], answer.json["actual"]) == (40, 48)
 
@@ -245,7 +237,7 @@ def test_a_broken_form_is_400(client):
 
 
 def test_a_form_without_the_field_is_400(client):
-    assert_problem(send(client, part="picture"), 400, "missing_image")
+    assert_problem(send(client, PNG, part="picture"), 400, "missing_image")
 
 
 def test_text_in_the_field_is_400(client):
@@ -280,20 +272,20 @@ def test_the_limit_is_flasks_own_setting(client):
 
 
 def test_other_fields_are_ignored(client):
-    assert send(client, fields={"caption": "x", "other": ("f", b"1")}).status_code == 200
+    assert send(client, PNG, fields={"caption": "x", "other": ("f", b"1")}).status_code == 200
 
 
 def test_a_digest_that_matches_is_accepted(client):
-    assert send(client, fields={"sha256": hashlib.sha256(PNG).hexdigest()}).status_code == 200
+    assert send(client, PNG, fields={"sha256": hashlib.sha256(PNG).hexdigest()}).status_code == 200
 
 
 def test_a_digest_that_does_not_match_is_400(client, store):
-    assert_problem(send(client, fields={"sha256": "0" * 64}), 400, "digest_mismatch")
+    assert_problem(send(client, PNG, fields={"sha256": "0" * 64}), 400, "digest_mismatch")
     assert store.objects == {}
 
 
 def test_an_empty_checksum_counts_as_none(client):
-    assert send(client, fields={"sha256": ""}).status_code == 200
+    assert send(client, PNG, fields={"sha256": ""}).status_code == 200
 
 
 def test_a_content_digest_on_the_part_is_checked(client):
@@ -310,8 +302,10 @@ def test_a_content_digest_on_the_part_is_checked(client):
 
 
 def test_a_repeat_answers_the_first_result_and_stores_nothing_new(client, store):
-    first = send(client, headers={"Idempotency-Key": "k1"})
-    again = send(client, headers={"Idempotency-Key": '"k1"', "Prefer": "return=representation"})
+    first = send(client, PNG, headers={"Idempotency-Key": "k1"})
+    again = send(
+        client, PNG, headers={"Idempotency-Key": '"k1"', "Prefer": "return=representation"}
+    )
     assert "Idempotency-Replayed" not in first.headers
     assert again.headers["Idempotency-Replayed"] == "true"
     assert again.json["data"]["key"] == first.json["data"]["key"]
@@ -320,7 +314,7 @@ def test_a_repeat_answers_the_first_result_and_stores_nothing_new(client, store)
 
 
 def test_another_file_with_the_same_key_is_422(client, store):
-    send(client, headers={"Idempotency-Key": "k1"})
+    send(client, PNG, headers={"Idempotency-Key": "k1"})
     answer = send(client, plain("GIF"), headers={"Idempotency-Key": "k1"})
     assert_problem(answer, 422, "idempotency_mismatch")
     assert len(store.objects) == 1
@@ -328,7 +322,7 @@ def test_another_file_with_the_same_key_is_422(client, store):
 
 def test_only_a_success_is_remembered(client):
     assert send(client, b"text", headers={"Idempotency-Key": "k1"}).status_code == 400
-    answer = send(client, headers={"Idempotency-Key": "k1"})
+    answer = send(client, PNG, headers={"Idempotency-Key": "k1"})
     assert answer.status_code == 200
     assert "Idempotency-Replayed" not in answer.headers
 
@@ -346,12 +340,12 @@ def test_a_repeat_while_the_first_is_running_is_409(client, store):
     first = []
     thread = threading.Thread(
         target=lambda: first.append(
-            send(client.application.test_client(), headers={"Idempotency-Key": "k1"})
+            send(client.application.test_client(), PNG, headers={"Idempotency-Key": "k1"})
         )
     )
     thread.start()
     assert running.wait(5)
-    answer = send(client, headers={"Idempotency-Key": "k1"})
+    answer = send(client, PNG, headers={"Idempotency-Key": "k1"})
     done.set()
     thread.join()
     assert_problem(answer, 409, "idempotency_conflict")
@@ -361,7 +355,7 @@ def test_a_repeat_while_the_first_is_running_is_409(client, store):
 
 @pytest.mark.parametrize("sent", ["", "x" * 256])
 def test_an_invalid_idempotency_key_is_400_and_costs_rate(client, sent):
-    answer = send(client, headers={"Idempotency-Key": sent})
+    answer = send(client, PNG, headers={"Idempotency-Key": sent})
     assert_problem(answer, 400, "invalid_idempotency_key")
     assert answer.headers["RateLimit"].startswith('"requests";r=59')
 
@@ -371,7 +365,7 @@ def test_an_invalid_idempotency_key_is_400_and_costs_rate(client, sent):
 
 def test_a_redis_that_is_down_is_503_and_never_401(client, server):
     server.connected = False
-    answer = send(client)
+    answer = send(client, PNG)
     assert_problem(answer, 503, "redis_unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     assert "RateLimit" not in answer.headers
@@ -379,7 +373,7 @@ def test_a_redis_that_is_down_is_503_and_never_401(client, server):
 
 def test_a_store_that_refuses_is_503_and_leaves_nothing(client, redis, store):
     store.failure = unavailable("storage_unavailable", "access denied")
-    answer = send(client, headers={"Idempotency-Key": "k1"})
+    answer = send(client, PNG, headers={"Idempotency-Key": "k1"})
     assert_problem(answer, 503, "storage_unavailable")
     assert answer.headers["RateLimit"]
     assert under_way(redis) == []
@@ -387,7 +381,7 @@ def test_a_store_that_refuses_is_503_and_leaves_nothing(client, redis, store):
 
 def test_a_put_of_unknown_result_is_deleted_and_left_to_the_sweep(client, redis, store):
     store.failure = bucket.OutcomeUnknown("connection broken")
-    assert_problem(send(client), 503, "storage_unavailable")
+    assert_problem(send(client, PNG), 503, "storage_unavailable")
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
 
 
@@ -402,7 +396,7 @@ def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
     client, redis, server, store
 ):
     store.during = lambda: setattr(server, "connected", False)
-    assert_problem(send(client), 503, "redis_unavailable")
+    assert_problem(send(client, PNG), 503, "redis_unavailable")
     assert store.objects == {}
     server.connected = True
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"pending"]
@@ -411,15 +405,15 @@ def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
 def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(client, redis, store):
     redis.lost = DECISION
     again = {"Idempotency-Key": "k1"}
-    assert_problem(send(client, headers=again), 503, "redis_unavailable")
-    answer = send(client, headers=again)
+    assert_problem(send(client, PNG, headers=again), 503, "redis_unavailable")
+    answer = send(client, PNG, headers=again)
     assert answer.headers["Idempotency-Replayed"] == "true"
     assert list(store.objects) == [answer.json["data"]["key"]]
 
 
 def test_without_an_idempotency_key_such_an_upload_leaves_nothing(client, redis, store):
     redis.lost = DECISION
-    assert_problem(send(client), 503, "redis_unavailable")
+    assert_problem(send(client, PNG), 503, "redis_unavailable")
     assert store.objects == {}
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
 
@@ -427,14 +421,14 @@ def test_without_an_idempotency_key_such_an_upload_leaves_nothing(client, redis,
 def test_an_idempotency_key_is_free_when_the_answer_to_its_lock_was_lost(client, redis):
     redis.lost = ADMISSION
     again = {"Idempotency-Key": "k1"}
-    assert_problem(send(client, headers=again), 503, "redis_unavailable")
+    assert_problem(send(client, PNG, headers=again), 503, "redis_unavailable")
     assert under_way(redis) == []
-    assert send(client, headers=again).status_code == 200
+    assert send(client, PNG, headers=again).status_code == 200
 
 
 def test_an_upload_stands_though_its_usage_could_not_be_counted(client, redis, store):
     redis.set(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}", "no hash")
-    answer = send(client)
+    answer = send(client, PNG)
     assert answer.status_code == 200
     assert list(store.objects) == [answer.json["data"]["key"]]
 
@@ -442,15 +436,15 @@ def test_an_upload_stands_though_its_usage_could_not_be_counted(client, redis, s
 def test_an_unexpected_error_is_500_without_details_and_leaves_nothing(client, redis, store):
     store.failure = RuntimeError("secret detail")
     client.application.config["PROPAGATE_EXCEPTIONS"] = False
-    answer = send(client)
+    answer = send(client, PNG)
     assert_problem(answer, 500, "internal_error")
     assert "secret" not in answer.text
     assert store.objects == {}
 
 
 def test_usage_counts_uploads_and_bytes(client, redis):
-    send(client)
-    send(client)
+    send(client, PNG)
+    send(client, PNG)
     assert usage(redis) == {"uploads": 2, "bytes": 2 * len(PNG)}
 
 
@@ -488,5 +482,5 @@ def test_limits_are_for_good_keys_only(client):
 
 
 def test_a_problem_is_json_for_programs(client):
-    answer = send(client, key="no")
+    answer = send(client, PNG, key="no")
     assert json.loads(answer.data)["title"]
