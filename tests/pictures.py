@@ -47,7 +47,8 @@ def photo(width: int, height: int, mode: str = "RGB", seed: int = 1) -> Image.Im
     grid = max(width // 16, 2), max(height // 16, 2)
     soft = Image.frombytes("RGB", grid, rng.randbytes(grid[0] * grid[1] * 3))
     image = soft.resize((width, height), Image.Resampling.BICUBIC)
-    grain = Image.effect_noise((width, height), 12).convert("RGB")
+    noise = Image.frombytes("L", (width, height), rng.randbytes(width * height))
+    grain = noise.point([128 + (level - 128) // 6 for level in range(256)]).convert("RGB")
     return Image.blend(image, grain, 0.1).convert(mode)
 
 

@@ -12,11 +12,12 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 import simplejpeg
-from PIL import Image, _webp  # the plugin would build an image of each frame
+from PIL import Image
 
 from app.errors import ApiError
 from app.image import gif, jpeg, png, webp
@@ -88,7 +89,7 @@ def share(
     """
     with memoryview(data) as view:
         if kind == "JPEG":
-            return _jpeg_share(view, max_pixels)
+            return _jpeg_share(view, max_pixels, deadline)
         if kind == "PNG":
             return _png_share(view, max_pixels, deadline)
         return None
@@ -106,10 +107,12 @@ _MAX_COEFFICIENTS = 150_000_000
 (over 100 megapixels at 4:2:0, 50 at 4:4:4) only the upper part of each scan is decoded."""
 
 _OF_HEADERS = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
-_STRAY_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
+_MENDS = 4
+"""So often a JPEG is decoded anew without something of which libjpeg only warns."""
 
 
-def _decode_jpeg(view: memoryview) -> None:
+def _decode_jpeg(view: memoryview, deadline: float) -> None:
     frame, whole = jpeg.plan(view)
     stream: memoryview | bytearray = view
     strict = True
@@ -119,37 +122,60 @@ def _decode_jpeg(view: memoryview) -> None:
         height = max(frame.height * _MAX_COEFFICIENTS // frame.coefficients, 1)
         frame = replace(frame, height=height)
         struct.pack_into(">H", stream, frame.height_at, height)
-    _decode_scans(stream, frame, strict=strict)
+    _decode_scans(stream, frame, deadline, strict=strict)
 
 
 def _decode_scans(
-    stream: bytes | bytearray | memoryview, frame: jpeg.Frame, *, strict: bool = True
+    stream: bytes | bytearray | memoryview,
+    frame: jpeg.Frame,
+    deadline: float,
+    *,
+    strict: bool = True,
+    mends: int = _MENDS,
 ) -> None:
     """At an eighth of the size libjpeg skips most of the arithmetic and none of the data."""
+    check_time(deadline)
     colours = "CMYK" if len(frame.components) == 4 else "GRAY"
     try:
         simplejpeg.decode_jpeg(
             stream, colours, fastdct=True, min_height=1, min_width=1, min_factor=8, strict=strict
         )
     except ValueError as error:
-        if "subsampling level" in str(error):  # TurboJPEG knows the usual ones only
-            _pillow_jpeg(stream, frame)
-        else:
-            _judge_jpeg(stream, frame, str(error))
+        message = str(error)
+    else:
+        return
+    if "subsampling level" in message:  # TurboJPEG knows the usual ones only
+        _pillow_jpeg(stream, frame)
+    elif mends:
+        with memoryview(stream) as view:
+            for mended, size in _mended_jpeg(view, frame, message):
+                _decode_scans(mended, size, deadline, strict=strict, mends=mends - 1)
+    else:
+        raise damaged("JPEG", "its coded data does not make sense", cause=message)
 
 
-def _judge_jpeg(stream: bytes | bytearray | memoryview, frame: jpeg.Frame, message: str) -> None:
-    """Decide about libjpeg's complaint, the first that it had: there may be another behind it."""
-    with memoryview(stream) as view:
-        if "premature end" in message:
-            raise Truncated("JPEG")
-        if _OF_HEADERS.search(message) and (bare := jpeg.without_metadata(view)) != view:
-            _decode_scans(bare, frame)
-        elif stray := _STRAY_END.search(message):
-            if shorter := jpeg.without_filler(view, int(stray[1])):
-                _decode_scans(shorter, frame)
-        else:
-            raise damaged("JPEG", "its coded data does not make sense", cause=message)
+def _mended_jpeg(
+    view: memoryview, frame: jpeg.Frame, message: str
+) -> Iterator[tuple[bytes, jpeg.Frame]]:
+    """What to decode anew after a complaint of libjpeg: its first, and another may be behind it.
+
+    Nothing where it is about no pixel. Raises ApiError where it is.
+    """
+    if "premature end" in message:
+        raise Truncated("JPEG")
+    stray = _STRAY.search(message)
+    count, before = (int(stray[1]), int(stray[2], 16)) if stray else (0, 0)
+    if before in jpeg.RESTARTS or "instead of RST" in message:
+        yield from jpeg.intervals(view)
+    elif before == jpeg.EOI:
+        if shorter := jpeg.without_filler(view, count):
+            yield shorter, frame
+    elif (before or _OF_HEADERS.search(message)) and (bare := jpeg.without_metadata(view)) != view:
+        yield bare, frame
+    elif before:
+        yield jpeg.without_gaps(view, before, count), frame
+    else:
+        raise damaged("JPEG", "its coded data does not make sense", cause=message)
 
 
 def _pillow_jpeg(data: bytes | bytearray | memoryview, frame: jpeg.Frame) -> Image.Image:
@@ -159,13 +185,17 @@ def _pillow_jpeg(data: bytes | bytearray | memoryview, frame: jpeg.Frame) -> Ima
     return Image.frombytes(mode, size, data, "jpeg", raw, "", 8, 0)
 
 
-def _jpeg_share(view: memoryview, max_pixels: int) -> float | None:
+def _jpeg_share(view: memoryview, max_pixels: int, deadline: float) -> float | None:
     """The share of the rows that differ from the flat grey with which libjpeg fills the rest."""
     frame, whole = jpeg.plan(view)
     check_pixels(frame.width, frame.height, 1, max_pixels)
     if whole:
         return None  # every scan covers all rows
-    image = _pillow_jpeg(bytes(view) + b"\xff\xd9", frame).convert("L")
+    ended = bytes(view) + b"\xff\xd9"
+    with suppress(ApiError):
+        _decode_scans(ended, frame, deadline, mends=0)
+        return 1.0
+    image = _pillow_jpeg(ended, frame).convert("L")
     rows = image.height
     last = image.crop((0, rows - 1, image.width, rows)).tobytes()
     if last.strip(last[:1]):
@@ -177,6 +207,8 @@ def _jpeg_share(view: memoryview, max_pixels: int) -> float | None:
 _PIECE = 1 << 16
 _INFLATED = 1 << 18
 _FILTERS = bytes(range(5))
+_SPARE = 1 << 20
+"""So much behind the last row is inflated, and as much as all rows, to get to the checksum."""
 _SHARE_BYTES = 100_000_000
 """Larger pictures are not inflated only to say how much of a cut PNG is there."""
 
@@ -195,28 +227,28 @@ class _Rows:
         self._deadline = deadline
         self._done = 0
         self.missing = sum(size for _, size in self._passes)
+        self._spare = self.missing + _SPARE
 
     def feed(self, data: memoryview) -> None:
-        """Take a piece of the zlib stream; what follows the last row is left alone.
+        """Take a piece of the zlib stream.
 
         After its end nothing is given to the inflater, which would copy all such bytes each time.
         """
         for start in range(0, len(data), _PIECE):
-            if self._inflater.eof:
-                return
             pending: bytes | memoryview = data[start : start + _PIECE]
             full = True
-            while self.missing and (pending or full) and not self._inflater.eof:
+            while (pending or full) and not self._inflater.eof:
                 check_time(self._deadline)
                 rows = self._inflater.decompress(pending, _INFLATED)
                 pending = self._inflater.unconsumed_tail
                 full = len(rows) == _INFLATED
-                self._check(rows[: self.missing])
-            if not self.missing and pending and not self._inflater.eof:
-                self._inflater.decompress(pending, _PIECE)  # to its checksum
+                self._check(rows[: self.missing], len(rows))
 
-    def _check(self, rows: bytes) -> None:
-        """See that each row begins with a filter that exists."""
+    def _check(self, rows: bytes, inflated: int) -> None:
+        """See that each row begins with a filter that exists, and that little follows the last."""
+        self._spare -= inflated - len(rows)
+        if self._spare < 0:
+            raise damaged("PNG", "its image data goes on far behind the last row")
         self.missing -= len(rows)
         at = 0
         while at < len(rows):
@@ -232,9 +264,11 @@ class _Rows:
                 self._done = 0
 
     def finish(self) -> None:
-        """See that all rows came."""
+        """See that all rows came, and the checksum of them all."""
         if self.missing:
             raise damaged("PNG", "rows of the picture are missing")
+        if not self._inflater.eof:
+            raise damaged("PNG", "the checksum of its rows is missing")
 
 
 def _decode_png(view: memoryview, info: ImageInfo, deadline: float) -> None:
@@ -274,13 +308,16 @@ def _png_share(view: memoryview, max_pixels: int, deadline: float) -> float | No
     if total > _SHARE_BYTES:
         return None
     pos = 33
-    while pos + 8 < len(view) and rows.missing:
+    while pos + 8 < len(view):
         check_time(deadline)
         length, kind = png.CHUNK_HEAD.unpack_from(view, pos)
+        if kind == b"acTL":
+            return None
         if kind == b"IDAT":
             rows.feed(view[pos + 8 : pos + 8 + length])
         pos += 12 + length
-    return 1 - rows.missing / total
+    there = 1 - rows.missing / total
+    return there if pos == len(view) else min(there, 0.99)  # within a chunk
 
 
 def _decode_gif(view: memoryview, deadline: float) -> None:
@@ -299,14 +336,13 @@ _VIPS_WEBP_BYTES = 4
 
 
 def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
-    small = info.width * info.height <= _PILLOW_WEBP_PIXELS
-    for stream, frames in _until(deadline, webp.streams(view)):
-        if small:
-            decoder = _webp.WebPAnimDecoder(stream)
-            for _ in range(frames):
-                decoder.get_next()
-        else:
-            _vips_webp(stream)
+    if info.width * info.height > _PILLOW_WEBP_PIXELS:
+        _vips_webp(webp.bare(view))
+        return
+    decoder = webp.demuxed(view)
+    for _ in range(info.frames):
+        check_time(deadline)
+        decoder.get_next()
 
 
 def _vips_webp(stream: bytes) -> None:
@@ -324,7 +360,7 @@ def _vips_webp(stream: bytes) -> None:
 
 
 _DECODERS: dict[str, Callable[[memoryview, ImageInfo, float], None]] = {
-    "JPEG": lambda view, _, __: _decode_jpeg(view),
+    "JPEG": lambda view, _, deadline: _decode_jpeg(view, deadline),
     "PNG": _decode_png,
     "GIF": lambda view, _, deadline: _decode_gif(view, deadline),
     "WEBP": _decode_webp,

@@ -30,17 +30,23 @@ class ImageInfo:
 
 
 class Truncated(ApiError):
-    """The file ends before its picture does; ``share`` of it (0 to 1) is there, where known."""
+    """The file ends too early; ``share`` of the picture (0 to 1) is there, where known."""
 
     def __init__(self, kind: str, share: float | None = None) -> None:
-        if share is None or share >= 1:
-            where = f"The {kind} file ends before its picture does"
+        if share is not None and share >= 1:
+            detail = (
+                f"The {kind} file has no end mark, though all of the picture is there: some "
+                "cameras and programs write such files. Open it in an image program (Preview, "
+                "Paint, GIMP), save it anew and upload that."
+            )
         else:
-            where = f"The file ends after {min(max(int(share * 100), 1), 99)} % of the picture"
-        super().__init__(
-            "corrupt_image",
-            f"{where}: it was probably cut off while it was copied. Copy or export it again.",
-        )
+            where = f"The {kind} file ends before its picture does"
+            if share is not None:
+                where = f"The file ends after {max(int(share * 100), 1)} % of the picture"
+            detail = (
+                f"{where}: it was probably cut off while it was copied. Copy or export it again."
+            )
+        super().__init__("corrupt_image", detail)
         self.kind = kind
 
 

@@ -6,7 +6,7 @@ Of an MPO the first picture is the image; the others are bytes after its end.
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from app.errors import ApiError
@@ -17,11 +17,22 @@ SOF_MARKERS = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 
 PROGRESSIVE_MARKERS = frozenset((0xC2, 0xCA))
 SOS, EOI = 0xDA, 0xD9
+_DRI = 0xDD
+_TABLES = frozenset((0xC4, 0xCC, 0xDB))  # Huffman, arithmetic, quantization
 _FOREIGN_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7))
-_FOR_APPLICATIONS = frozenset((*range(0xE0, 0xF0), 0xFE))
-_NEVER_HERE = frozenset((0x00, 0xD8, *range(0xD0, 0xD8)))
-_MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)
+_METADATA = frozenset((*range(0xE0, 0xF0), 0xFE, 0xDC))
+"""What decoders skip: application segments, comments, and DNL."""
+
+RESTARTS = range(0xD0, 0xD8)
+_WITHOUT_LENGTH = frozenset((0x01, *RESTARTS))
+_KNOWN = SOF_MARKERS | _FOREIGN_FRAMES | _TABLES | _METADATA | {_DRI, SOS}
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # begins with a literal: 20 x faster
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_RESYNC = frozenset((1, 2, 6, 7))
+"""By so much, of eight, a restart marker may not differ from the one that is due."""
+
+_MAX_SIDE = 65_500  # of libjpeg
 _MAX_SEGMENTS = 10_000
 _MAX_SCANS = 300
 _MAX_SCAN_PIXELS = 2_000_000_000
@@ -56,29 +67,26 @@ class Frame:
 def segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of the payload of each segment, EOI included and last.
 
-    The entropy-coded data of a scan follows the payload of its SOS. Bytes after EOI (the
-    further pictures of an MPO) are not looked at.
+    Between two segments there may be anything, as in libjpeg (jdmarker.c), which goes on to the
+    next marker; so a metadata segment that is longer than it says does no harm. The entropy-coded
+    data of a scan follows the payload of its SOS. Bytes after EOI (the further pictures of an MPO)
+    are not looked at.
     """
-    pos, size = 2, len(view)
+    pos = 2
     for _ in range(_MAX_SEGMENTS):
-        match = _MARKER.match(view, pos)
+        match = _MARKER.search(view, pos)
         if match is None:
-            if all(byte == 0xFF for byte in view[pos : pos + 64]):
-                raise Truncated("JPEG")
-            raise damaged("JPEG", f"at byte {pos} there is something that has no place there")
+            raise Truncated("JPEG")
         pos = match.end()
         marker = view[pos - 1]
         if marker == EOI:
             yield EOI, pos, pos
             return
-        if marker in _NEVER_HERE:
-            raise damaged("JPEG", f"at byte {pos} there is something that has no place there")
-        length = (view[pos] << 8 | view[pos + 1]) if pos + 2 <= size else 2
-        end = pos + length
-        if end > size or pos + 2 > size:
-            raise Truncated("JPEG")
-        if length < 2:  # its own two bytes
-            raise damaged("JPEG", f"the length at byte {pos} is impossible")
+        if marker in _WITHOUT_LENGTH:
+            continue
+        if marker not in _KNOWN:
+            raise damaged("JPEG", f"at byte {pos - 2} there is something that has no place there")
+        end = _end_of_segment(view, marker, pos)
         yield marker, pos + 2, end
         pos = end
         if marker == SOS:
@@ -87,6 +95,19 @@ def segments(view: memoryview) -> Iterator[tuple[int, int, int]]:
                 raise Truncated("JPEG")
             pos = match.start()
     raise damaged("JPEG", f"it has more than {_MAX_SEGMENTS:,} segments")
+
+
+def _end_of_segment(view: memoryview, marker: int, pos: int) -> int:
+    """Where the segment ends whose length stands at ``pos``."""
+    if pos + 2 > len(view):
+        raise Truncated("JPEG")
+    length = view[pos] << 8 | view[pos + 1]
+    if length < 2 and marker not in _METADATA:  # its own two bytes
+        raise damaged("JPEG", f"the length at byte {pos} is impossible")
+    end = pos + max(length, 2)
+    if end > len(view):
+        raise Truncated("JPEG")
+    return end
 
 
 def frame_header(view: memoryview, marker: int, start: int, end: int) -> Frame:
@@ -158,19 +179,86 @@ def plan(view: memoryview) -> tuple[Frame, bool]:
 def without_metadata(view: memoryview) -> bytes:
     """The file without what a decoder only warns of, and which changes no pixel.
 
-    That is all of the application segments, and the spectral selection of a sequential scan,
-    which decoders ignore and some Samsung phones leave empty.
+    That is all metadata, all that stands between segments, and the spectral selection of a
+    sequential scan, which decoders ignore and some Samsung phones leave empty.
     """
     pieces: list[bytes | memoryview] = [b"\xff\xd8"]
     progressive = False
     for (marker, start, end), (following, next_start, _) in pairwise(segments(view)):
-        stop = next_start - (2 if following == EOI else 4)
         progressive = progressive or marker in PROGRESSIVE_MARKERS
-        if marker == SOS and not progressive:
-            pieces += [view[start - 4 : end - 3], b"\x00\x3f\x00", view[end:stop]]
-        elif marker not in _FOR_APPLICATIONS:
-            pieces.append(view[start - 4 : stop])
+        if marker == SOS:
+            stop = next_start - (2 if following == EOI else 4)
+            selection = view[end - 3 : end] if progressive else b"\x00\x3f\x00"
+            pieces += [view[start - 4 : end - 3], selection, view[end:stop]]
+        elif marker not in _METADATA:
+            pieces.append(view[start - 4 : end])
     return b"".join((*pieces, b"\xff\xd9"))
+
+
+def intervals(view: memoryview) -> Iterator[tuple[bytes, Frame]]:
+    """The restart intervals of a sequential picture in one scan, each as a JPEG of its own.
+
+    Raises ``damaged`` where a decoder would not show what each of them holds: where there are too
+    few, or where markers are misnumbered so that libjpeg skips an interval or leaves one out
+    (``jpeg_resync_to_restart``).
+    """
+    head, frame, every, scan = _one_scan(view)
+    unit = _unit(frame)
+    across = -(-frame.width // unit[0])
+    total = across * -(-frame.height // unit[1])
+    count = -(-total // every)
+    marks = [*_RESTART.finditer(view, *scan)]
+    if not count - 1 <= len(marks) <= count or count > _MAX_SEGMENTS:
+        raise damaged("JPEG", "restart markers are missing, or there are too many")
+    start = scan[0]
+    for number in range(count):
+        stop, after = marks[number].span() if number < len(marks) else (scan[1], scan[1])
+        if number < len(marks) and (view[after - 1] - number) & 7 in _RESYNC:
+            raise damaged("JPEG", f"the restart marker at byte {stop} is not the next one")
+        width, height = _sides(min(every, total - number * every), across, unit)
+        struct.pack_into(">HH", head, frame.height_at, height, width)
+        part = replace(frame, width=width, height=height)
+        yield b"".join((head, view[start:stop], b"\xff\xd9")), part
+        start = after
+
+
+def _one_scan(view: memoryview) -> tuple[bytearray, Frame, int, tuple[int, int]]:
+    """What stands before the only scan's data, without its DRI, and where that data is.
+
+    Also the frame header, its place in what is given, and the units of a restart interval.
+    """
+    head = bytearray(b"\xff\xd8")
+    frame: Frame | None = None
+    every = 0
+    for (marker, start, end), (following, next_start, _) in pairwise(segments(view)):
+        if marker == _DRI and end - start == 2:
+            every = view[start] << 8 | view[start + 1]
+        elif marker in SOF_MARKERS:
+            frame = replace(frame_header(view, marker, start, end), height_at=len(head) + 5)
+        if marker not in (_DRI, *_METADATA):
+            head += view[start - 4 : end]
+        if marker == SOS:
+            whole = frame is not None and view[start] == len(frame.components)
+            if frame is None or not whole or frame.marker in PROGRESSIVE_MARKERS or not every:
+                break
+            return head, frame, every, (end, next_start - (2 if following == EOI else 4))
+    raise damaged("JPEG", "its coded data does not make sense")
+
+
+def _unit(frame: Frame) -> tuple[int, int]:
+    """Width and height in pixels of what is coded at once (MCU; T.81, A.2)."""
+    if len(frame.components) == 1:
+        return 8, 8
+    return 8 * max(h for _, h, _ in frame.components), 8 * max(v for *_, v in frame.components)
+
+
+def _sides(units: int, across: int, unit: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a picture of so many units, in one row or in whole rows."""
+    if units * unit[0] <= _MAX_SIDE:
+        return units * unit[0], unit[1]
+    if units % across == 0:
+        return across * unit[0], units // across * unit[1]
+    raise damaged("JPEG", "its coded data does not make sense")
 
 
 def without_filler(view: memoryview, count: int) -> bytes | None:
@@ -188,3 +276,25 @@ def without_filler(view: memoryview, count: int) -> bytes | None:
     if end - kept < count - _STRAY_BYTES:
         raise damaged("JPEG", f"there are {count} bytes too many before its end")
     return data[:kept] + b"\xff\xd9"
+
+
+def without_gaps(view: memoryview, before: int, count: int) -> bytes:
+    """The file without equal bytes between a scan and the marker ``before``.
+
+    Of up to 16 as many as a decoder left over, of more all but two. Raises ``damaged`` where no
+    scan ends with so many.
+    """
+    pieces: list[memoryview] = []
+    at = 0
+    for (marker, _, end), (following, next_start, _) in pairwise(segments(view)):
+        if marker == SOS and following == before:
+            stop = next_start - 4
+            data = bytes(view[end:stop])
+            run = len(data) - len(data.rstrip(data[-1:]))
+            if run >= count:
+                gap = count if count <= _STRAY_BYTES else run - _LEFT_OF_FILLER
+                pieces.append(view[at : stop - gap])
+                at = stop
+    if not pieces:
+        raise damaged("JPEG", f"there are {count} bytes too many between two of its scans")
+    return b"".join((*pieces, view[at:]))

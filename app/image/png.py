@@ -78,7 +78,8 @@ def _checked(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
 class _Walk:
     """What was seen of a PNG so far: its chunks in order, and an APNG's frames in sequence.
 
-    ``frames`` is what acTL says, 0 without one; ``data_end`` where the last IDAT ended.
+    ``frames`` is what acTL says, 0 without one. An acTL behind the image data is none (section
+    11.3.6.1), and without one there is no place for fcTL and fdAT: nothing is shown of such a file.
     """
 
     def __init__(self, view: memoryview, header: Header, max_pixels: int) -> None:
@@ -97,11 +98,11 @@ class _Walk:
         match kind:
             case b"IDAT":
                 self._data(start, end)
-            case b"fdAT" if self.frames:
+            case b"fdAT":
                 self._frame_data(start, end)
-            case b"fcTL" if self.frames:
+            case b"fcTL":
                 self._control(start, end)
-            case b"acTL" if not self.frames and not self._data_end:
+            case b"acTL" if not self._data_end:
                 self._animation(start, end)
             case b"PLTE":
                 self._palette(start, end)
@@ -123,20 +124,25 @@ class _Walk:
         self._frame_has_data = True
 
     def _animation(self, start: int, end: int) -> None:
-        self.frames = _WORD.unpack_from(self._view, start)[0] if end - start == 8 else 0
-        if not self.frames:
-            raise damaged("PNG", "it says that it is an animation of no frames")
+        frames = _WORD.unpack_from(self._view, start)[0] if end - start == 8 else 0
+        if not frames or self.frames:
+            raise damaged("PNG", "its animation control (acTL) is impossible")
+        self.frames = frames
         check_pixels(self._header.width, self._header.height, self.frames, self._max_pixels)
 
     def _control(self, start: int, end: int) -> None:
         self._in_sequence(start, end)
         width, height, left, top = frame_size(self._view, start, end)
-        inside = left + width <= self._header.width and top + height <= self._header.height
-        if not width or not height or not inside or not self._frame_has_data:
+        canvas = self._header.width, self._header.height
+        inside = left + width <= canvas[0] and top + height <= canvas[1]
+        fits = bool(self._data_end) or (width, height) == canvas  # its data is the picture's, IDAT
+        dispose, blend = self._view[start + 24], self._view[start + 25]
+        known = dispose <= 2 and blend <= 1
+        if not (width and height and inside and fits and known and self._frame_has_data):
             raise damaged("PNG", f"frame {self._controls + 1} is impossible")
         self._controls += 1
         self._frame_has_data = False
-        self._takes_frame_data = bool(self._data_end)  # before it the frame's data is IDAT
+        self._takes_frame_data = bool(self._data_end)
 
     def _frame_data(self, start: int, end: int) -> None:
         self._in_sequence(start, end)
@@ -152,7 +158,7 @@ class _Walk:
     def finish(self) -> None:
         if not self._data_end:
             raise damaged("PNG", "it holds no image data")
-        if self.frames and (self._controls != self.frames or not self._frame_has_data):
+        if self._controls != self.frames or not self._frame_has_data:
             whole = self._controls - (not self._frame_has_data)
             raise damaged("PNG", f"of {self.frames} frames that it announces it has {whole}")
 

@@ -1,18 +1,16 @@
-"""The structure of a WebP (RFC 9649): RIFF chunks, and the file anew without its metadata."""
+"""The structure of a WebP (RFC 9649), as libwebp's demuxer sees it."""
 
 import struct
 from collections.abc import Iterator
-from itertools import chain, islice
+
+from PIL import _webp  # the plugin would build an image of each frame
 
 from app.image import vp8l
 from app.image.info import ImageInfo, Truncated, check_pixels, damaged
 
 _RIFF_CHUNK = struct.Struct("<4sI")
 _WORD = struct.Struct("<I")
-_PICTURE = frozenset((b"ALPH", b"VP8 ", b"VP8L"))
-_Piece = bytes | memoryview
-_BATCH = 256
-"""Frames of an animation that are decoded together: libwebp looks each up from the first one."""
+_CODED = frozenset((b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"))
 
 
 def chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -24,8 +22,6 @@ def chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, int
             break
         yield kind, pos + 8, stop
         pos = stop + (length & 1)
-    if pos < end:
-        raise damaged("WebP", f"the chunk at byte {pos} is longer than the room it has")
 
 
 def riff_end(view: memoryview) -> int:
@@ -37,64 +33,35 @@ def riff_end(view: memoryview) -> int:
 
 
 def walk(view: memoryview, max_pixels: int) -> ImageInfo:
-    """See that a WebP is whole up to the end of its RIFF container, and count its frames."""
+    """See that a WebP is whole up to the end of its RIFF container, and count its frames.
+
+    libwebp's demuxer, which browsers have too, judges the bytes as they were sent, by every rule
+    of RFC 9649 that it knows; it is given only what was found to be within the bounds here.
+    """
     end = riff_end(view)
-    chunks = chunks_of(view, 12, end)
-    kind, start, stop = next(chunks, (b"", 0, 0))
-    if kind == b"VP8X" and stop - start >= 10:
-        width, height = 1 + _word24(view, start + 4), 1 + _word24(view, start + 7)
-        check_pixels(width, height, 1, max_pixels)
-        frames = _frames(view, chunks, bool(view[start] & 2), (width, height), max_pixels)
-    elif kind in (b"VP8 ", b"VP8L"):
-        width, height = _bitstream_size(view, kind, start, stop)
-        check_pixels(width, height, 1, max_pixels)
-        frames = 1
-        for _ in chunks:  # metadata, to the end
-            pass
-    else:
-        raise damaged("WebP", "it does not begin with a picture")
+    width, height = _canvas(view, end)
+    check_pixels(width, height, 1, max_pixels)
+    frames = demuxed(view).get_info()[-2]
+    check_pixels(width, height, frames, max_pixels)
     return ImageInfo("WEBP", "webp", "image/webp", width, height, frames)
 
 
-def _frames(
-    view: memoryview,
-    chunks: Iterator[tuple[bytes, int, int]],
-    animated: bool,
-    canvas: tuple[int, int],
-    max_pixels: int,
-) -> int:
-    frames = 0
-    begun = False
-    for kind, start, stop in chunks:
-        begun = begun or kind == b"ANIM"
-        if animated and kind == b"ANMF":
-            if not begun:
-                raise damaged("WebP", "its animation has no beginning")
-            frames += 1
-            check_pixels(*canvas, frames, max_pixels, " (or more)")
-            _check_frame(view, start, stop, canvas)
-        elif not animated and kind in (b"VP8 ", b"VP8L"):
-            frames += 1
-            if _bitstream_size(view, kind, start, stop) != canvas or frames > 1:
-                raise damaged("WebP", f"the picture at byte {start} does not fit its canvas")
-    if not frames:
-        raise damaged("WebP", "there is no picture in it")
-    return frames
+def _canvas(view: memoryview, end: int) -> tuple[int, int]:
+    """Width and height, from the first chunk."""
+    kind, start, stop = next(chunks_of(view, 12, end), (b"", 0, 0))
+    if kind == b"VP8X" and stop - start >= 10:
+        return 1 + _word24(view, start + 4), 1 + _word24(view, start + 7)
+    if kind in (b"VP8 ", b"VP8L"):
+        return _bitstream_size(view, kind, start, stop)
+    raise damaged("WebP", "it does not begin with a picture")
 
 
-def _check_frame(view: memoryview, start: int, stop: int, canvas: tuple[int, int]) -> None:
-    """See that an ANMF chunk holds a picture of the size it says, inside the canvas."""
-    if stop - start < 16:
-        raise damaged("WebP", f"the frame at byte {start} is impossible")
-    left, top = 2 * _word24(view, start), 2 * _word24(view, start + 3)
-    size = 1 + _word24(view, start + 6), 1 + _word24(view, start + 9)
-    inside = left + size[0] <= canvas[0] and top + size[1] <= canvas[1]
-    for kind, begin, end in chunks_of(view, start + 16, stop):
-        if kind in (b"VP8 ", b"VP8L"):
-            if inside and _bitstream_size(view, kind, begin, end) == size:
-                return
-            break
-    raise damaged("WebP", f"the frame at byte {start} does not fit its canvas")
+def demuxed(view: memoryview) -> _webp.WebPAnimDecoder:
+    """A decoder of its frames; no canvas is touched before the first frame is asked for."""
+    try:
+        return _webp.WebPAnimDecoder(bytes(view[: riff_end(view)]))
+    except OSError as error:
+        raise damaged("WebP", "its chunks do not make a picture", cause=str(error)) from None
 
 
 def _bitstream_size(view: memoryview, kind: bytes, start: int, stop: int) -> tuple[int, int]:
@@ -152,30 +119,19 @@ def _lossless(view: memoryview, pos: int, end: int) -> Iterator[tuple[memoryview
             alpha = None
 
 
-def streams(view: memoryview) -> Iterator[tuple[bytes, int]]:
-    """The file anew without metadata, in batches of frames, each with their number."""
-    chunks = chunks_of(view, 12, riff_end(view))
-    kind, start, stop = next(chunks)
-    if kind != b"VP8X":
-        yield _riff([_chunk(view, start, stop)]), 1
-        return
-    flags = view[start] & 0x12  # animation, alpha
-    header: list[_Piece] = [b"VP8X", struct.pack("<IB", 10, flags), view[start + 1 : start + 10]]
-    if not flags & 2:
-        parts = [_chunk(view, a, b) for name, a, b in chunks if name in _PICTURE]
-        yield _riff([header, *parts]), 1
-        return
-    header += [b"ANIM", struct.pack("<IIH", 6, 0, 0)]
-    frames = (_chunk(view, a, b) for name, a, b in chunks if name == b"ANMF")
-    while batch := list(islice(frames, _BATCH)):
-        yield _riff([header, *batch]), len(batch)
-
-
-def _chunk(view: memoryview, start: int, stop: int) -> list[_Piece]:
-    """A RIFF chunk with its head, padded to even length."""
-    return [view[start - 8 : stop], b"\0" * (stop - start & 1)]
-
-
-def _riff(parts: list[list[_Piece]]) -> bytes:
-    size = 4 + sum(len(piece) for part in parts for piece in part)
-    return b"".join((b"RIFF", struct.pack("<I", size), b"WEBP", *chain.from_iterable(parts)))
+def bare(view: memoryview) -> bytes:
+    """The file anew without metadata, which libvips would read."""
+    pieces: list[bytes | memoryview] = []
+    for kind, start, stop in chunks_of(view, 12, riff_end(view)):
+        if kind == b"VP8X":
+            pieces += [
+                view[start - 8 : start],
+                bytes((view[start] & 0x12,)),
+                view[start + 1 : stop],
+            ]
+        elif kind in _CODED:
+            pieces.append(view[start - 8 : stop])
+        else:
+            continue
+        pieces.append(b"\0" * (stop - start & 1))
+    return b"".join((b"RIFF", _WORD.pack(4 + sum(map(len, pieces))), b"WEBP", *pieces))

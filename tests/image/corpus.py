@@ -7,6 +7,7 @@ Python library writes (arithmetic coding, rare samplings) are our own, made with
 import base64
 import itertools
 import random
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -131,6 +132,61 @@ def odd_headers() -> dict[str, bytes]:
     }
 
 
+def strays() -> dict[str, bytes]:
+    """Whole JPEGs with bytes that belong to nothing: webcams, network and toy cameras write them.
+
+    libjpeg goes on to the next marker, and makes the same pixels as without them.
+    """
+    image = photo(160, 120)
+    plain = encode(image, "JPEG", comment=b"a comment")
+    table, comment, frame, scan = (
+        plain.index(bytes((0xFF, kind))) for kind in (0xDB, 0xFE, 0xC0, 0xDA)
+    )
+
+    def at(place: int, what: bytes, into: bytes = plain) -> bytes:
+        return into[:place] + what + into[place:]
+
+    restarts = encode(image, "JPEG", restart_marker_rows=1)
+    marks = [each.start() for each in re.finditer(rb"\xff[\xd0-\xd7]", restarts)]
+    turned = bytearray(restarts)
+    for mark in marks:
+        turned[mark + 1] = 0xD0 | (turned[mark + 1] + 4) & 7
+    progressive = encode(image, "JPEG", progressive=True)
+    second = progressive.index(b"\xff\xc4", progressive.index(b"\xff\xda"))
+    return {
+        "byte-before-a-table": at(table, b"\0"),
+        "zeros-before-the-comment": at(comment, bytes(600)),
+        "text-before-the-frame": at(frame, b"Camera 3.1\r\n"),
+        "byte-before-the-scan": at(scan, b"\x2a"),
+        "comment-longer-than-it-says": plain[: comment + 3] + b"\5" + plain[comment + 4 :],
+        "comment-of-length-0": plain[: comment + 2] + b"\0\0" + plain[comment + 4 :],
+        "restart-mark-before-a-table": at(table, b"\xff\xd3"),
+        "byte-before-a-restart-mark": at(marks[2], b"\x2a", restarts),
+        "zeros-before-restart-marks": at(marks[1], bytes(64), at(marks[4], bytes(99), restarts)),
+        "restart-marks-four-on": bytes(turned),
+        "restart-mark-before-the-end": restarts[:-2] + b"\xff\xd6" + restarts[-2:],
+        "zeros-between-scans": at(second, bytes(600), progressive),
+    }
+
+
+def made_up() -> dict[str, bytes]:
+    """JPEGs of which libjpeg makes up a part, though it shows them."""
+    restarts = encode(photo(160, 120), "JPEG", restart_marker_rows=1)
+    marks = [each.start() for each in re.finditer(rb"\xff[\xd0-\xd7]", restarts)]
+    first, last = marks[1] + 2, marks[2]
+    noise = random.Random(4).randbytes(99).replace(b"\xff", b"?")
+    swapped = bytearray(restarts)
+    swapped[marks[2] + 1], swapped[marks[3] + 1] = swapped[marks[3] + 1], swapped[marks[2] + 1]
+    return {
+        "interval-missing": restarts[: marks[1]] + restarts[marks[2] :],
+        "interval-too-many": restarts[: marks[2]] + restarts[marks[1] :],
+        "restart-marks-swapped": bytes(swapped),
+        "interval-of-zeros": restarts[:first] + bytes(last - first) + restarts[last:],
+        "noise-before-the-end": restarts[:-2] + noise + restarts[-2:],
+        "noise-before-a-restart-mark": restarts[: marks[1]] + noise + restarts[marks[1] :],
+    }
+
+
 def _odd_jpegs() -> Iterator[Sample]:
     size = (160, 120)
     image = photo(*size)
@@ -148,6 +204,8 @@ def _odd_jpegs() -> Iterator[Sample]:
     for name, data in odd_headers().items():
         yield _sample(name, data, "JPEG", size)
     yield _sample("ycck", ycck, "JPEG", size)
+    for name, data in strays().items():
+        yield _sample(name, data, "JPEG", size)
     yield _sample("rgb", encode(image, "JPEG", keep_rgb=True), "JPEG", size)
     yield _sample("icc", encode(image, "JPEG", icc_profile=profile), "JPEG", size)
     yield _sample("exif", encode(image, "JPEG", exif=exif), "JPEG", size)
@@ -260,9 +318,57 @@ def apng(declared: int, real: int, size=(16, 8), *, hidden: bool = False) -> byt
     return out + chunk(b"IEND")
 
 
+def _apng_of(*middle: bytes, size=(16, 8)) -> bytes:
+    return SIGNATURE + header(*size) + b"".join(middle) + chunk(b"IEND")
+
+
+def _apng_parts(size=(16, 8)) -> tuple[bytes, bytes]:
+    """The picture's IDAT, and data for a frame of 8 x 4."""
+    still = chunk(b"IDAT", zlib.compress(rows(*size, 8, 2, 0)))
+    return still, zlib.compress(rows(8, 4, 8, 2, 0, seed=7))
+
+
+def apng_control_last() -> bytes:
+    """An APNG whose acTL stands behind its first fcTL: the order is free."""
+    still, part = _apng_parts()
+    control = chunk(b"acTL", struct.pack(">II", 2, 0))
+    second = chunk(b"fdAT", struct.pack(">I", 2) + part)
+    return _apng_of(frame_control(0, 16, 8), control, still, frame_control(1, 8, 4), second)
+
+
+def apngs_not_shown() -> dict[str, bytes]:
+    """APNGs that break a rule, of which browsers show nothing or too few frames."""
+    still, part = _apng_parts()
+    control = chunk(b"acTL", struct.pack(">II", 2, 0))
+
+    def second(dispose: int = 0, blend: int = 0, data: bytes = part) -> bytes:
+        fields = struct.pack(">IIIIIHHBB", 1, 8, 4, 0, 0, 1, 9, dispose, blend)
+        return chunk(b"fcTL", fields) + chunk(b"fdAT", struct.pack(">I", 2) + data)
+
+    first = frame_control(0, 16, 8)
+    return {
+        "apng-dispose-3": _apng_of(control, first, still, second(dispose=3)),
+        "apng-blend-2": _apng_of(control, first, still, second(blend=2)),
+        "apng-first-frame-smaller": _apng_of(control, frame_control(0, 8, 4), still, second()),
+        "apng-first-frame-moved": _apng_of(control, frame_control(0, 15, 8, 1), still, second()),
+        "apng-two-controls-first": _apng_of(
+            control, first, frame_control(1, 16, 8), still, second()
+        ),
+        "apng-no-acTL": _apng_of(first, still, second()),
+        "apng-data-first": _apng_of(chunk(b"fdAT", struct.pack(">I", 0) + part), still),
+        "apng-acTL-last": _apng_of(first, still, second(), control),
+    }
+
+
+def png_without_checksum(missing: int = 4) -> bytes:
+    """A PNG whose zlib stream lacks its last bytes, and whose chunks are well."""
+    return png_of(9, 9, zlib.compress(rows(9, 9, 8, 2, 0))[:-missing])
+
+
 def apngs() -> Iterator[Sample]:
     yield _sample("animated", apng(5, 5), "PNG", (16, 8), 5)
     yield _sample("animated-hidden", apng(3, 3, hidden=True), "PNG", (16, 8), 3)
+    yield _sample("animated-control-last", apng_control_last(), "PNG", (16, 8), 2)
     yield _sample("animated-one", apng(1, 1), "PNG", (16, 8), 1)
     frames = [drawing(60, 40, step=i) for i in range(6)]
     data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], duration=50)
@@ -287,6 +393,7 @@ def gifs() -> Iterator[Sample]:
     yield _sample("stray-zero", plain[:-1] + b"\0\0;", "GIF", size)
     yield _sample("no-canvas", plain[:6] + bytes(4) + plain[10:], "GIF", size)
     yield _sample("tail", plain, "GIF", size, tail=b"\0" * 77)
+    yield from gifs_on_odd_canvases()
     frames = [drawing(*size, "RGB", step=2 * i) for i in range(8)]
     for disposal in (0, 1, 2, 3):
         options = {"append_images": frames[1:], "duration": 40, "loop": 0, "disposal": disposal}
@@ -295,6 +402,43 @@ def gifs() -> Iterator[Sample]:
     photos = [photo(*size, seed=i).quantize(64) for i in range(4)]
     data = encode(photos[0], "GIF", save_all=True, append_images=photos[1:], optimize=False)
     yield _sample("animated-local-palettes", data, "GIF", size, 4)
+
+
+def gifs_not_shown() -> dict[str, bytes]:
+    """GIFs that break a rule, of which browsers show nothing or too few frames."""
+    plain = encode(photo(90, 60, "P"), "GIF")
+    image = plain.index(b",", 13 + 3 * (2 << (plain[10] & 7)))
+    code_size = image + 10
+    two = encode(
+        drawing(90, 60, "RGB"),
+        "GIF",
+        save_all=True,
+        append_images=[drawing(90, 60, "RGB", 4)],
+        duration=9,
+    )
+    control = two.rindex(b"\x21\xf9\x04")
+    return {
+        "gif-zero-before-the-picture": plain[:image] + b"\0" + plain[image:],
+        "gif-zero-between-frames": two[:control] + b"\0" + two[control:],
+        "gif-control-of-3-bytes": two[: control + 2] + b"\3" + two[control + 4 :],
+        "gif-control-without-end": two[: control + 7] + b"\1" + two[control + 7 :],
+        "gif-code-size-11": plain[:code_size] + b"\x0b" + plain[code_size + 1 :],
+    }
+
+
+def gifs_on_odd_canvases() -> Iterator[Sample]:
+    """The canvas grows for the first frame, and cuts off the others."""
+    frame = encode(Image.new("L", (9, 5)), "GIF")
+    picture = frame[frame.index(b",", 13 + 3 * (2 << (frame[10] & 7))) : -1]
+    moved = picture[:1] + struct.pack("<HH", 4, 3) + picture[5:]
+    for name, size, first, second in (
+        ("first-frame-larger", (2, 3), picture, picture),
+        ("first-frame-moved", (9, 5), moved, picture),
+        ("second-frame-larger", (9, 5), picture, moved),
+    ):
+        canvas = frame[:6] + struct.pack("<HH", *size) + frame[10 : frame.index(picture)]
+        shown = (max(size[0], 13), max(size[1], 8)) if first is moved else (9, 5)
+        yield _sample(name, canvas + first + second + b";", "GIF", shown, 2)
 
 
 # WebP
@@ -320,6 +464,40 @@ def webps() -> Iterator[Sample]:
         options = {"lossless": lossless, "allow_mixed": mixed, "append_images": frames[1:]}
         data = encode(frames[0], "WEBP", save_all=True, duration=40, **options)
         yield _sample(f"animated-{lossless}-{mixed}", data, "WEBP", size, 9)
+
+
+def webps_not_shown() -> dict[str, bytes]:
+    """WebPs that break a rule, of which libwebp and browsers show nothing."""
+    size = (80, 60)
+    lossy = encode(photo(*size), "WEBP")[20:]
+    alpha = encode(drawing(*size), "WEBP")
+    moving = webp_animation(*size, 2)
+    canvas = struct.pack("<IHBHB", 0, size[0] - 1, 0, size[1] - 1, 0)
+    flagged = struct.pack("<IHBHB", 0x40, size[0] - 1, 0, size[1] - 1, 0)
+    picture = alpha.index(b"VP8 ")
+    anim = moving.index(b"ANIM")
+
+    def whole(body: bytes) -> bytes:
+        return body[:4] + struct.pack("<I", len(body) - 8) + body[8:]
+
+    return {
+        "webp-no-padding": whole(riff((b"VP8X", canvas), (b"VP8 ", lossy), (b"EXIF", b"odd"))[:-1]),
+        "webp-reserved-flag": riff((b"VP8X", flagged), (b"VP8 ", lossy)),
+        "webp-chunk-before-the-picture-of-an-alpha-channel": whole(
+            alpha[:picture] + b"JUNK\2\0\0\0??" + alpha[picture:]
+        ),
+        "webp-anim-of-4-bytes": whole(
+            moving[: anim + 4] + struct.pack("<I", 4) + moving[anim + 10 :]
+        ),
+        "webp-anim-of-0-bytes": whole(moving[: anim + 4] + bytes(4) + moving[anim + 14 :]),
+        "webp-picture-after-frames": whole(moving + riff((b"VP8 ", lossy))[12:]),
+        "webp-two-pictures": riff((b"VP8X", canvas), (b"VP8 ", lossy), (b"VP8 ", lossy)),
+    }
+
+
+def not_shown() -> dict[str, bytes]:
+    """Files that a browser does not show, or not all of, whatever their coded data."""
+    return apngs_not_shown() | gifs_not_shown() | webps_not_shown()
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:

@@ -26,7 +26,8 @@ from app.errors import ApiError
 from app.image.gate import decode, walk
 from app.image.metadata import strip
 from tests.image import judge, tagged
-from tests.image.mutate import MAX_SECONDS, WOUNDS, mended
+from tests.image.mutants import BYTES, mended
+from tests.image.mutate import MAX_SECONDS
 
 _BATCH = 500
 _EXTENSIONS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"RI": "webp"}
@@ -49,7 +50,7 @@ def mutants(seed: int, files: int) -> Iterator[tuple[str, bytes]]:
         data = bytearray(original)
         for _ in range(rng.choice((1, 1, 2, 5))):
             if data:
-                rng.choice(WOUNDS)(data, rng)
+                rng.choice(BYTES)(data, rng)
         png = data.startswith(b"\x89PNG")
         yield f"{number}-{name}", mended(data) if png else bytes(data)
 

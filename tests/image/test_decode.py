@@ -1,6 +1,7 @@
 """Decoders: damage that no structure shows, and hostile files in little memory and time."""
 
 import contextlib
+import io
 import struct
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from app.errors import ApiError
 from app.image.decode import BYTES_PER_PIXEL, cost
@@ -17,10 +19,13 @@ from tests.image.corpus import (
     bombs,
     gif_of,
     hostile,
+    made_up,
     odd_headers,
     png,
     png_cut,
     png_pieces_behind_the_end,
+    png_without_checksum,
+    strays,
     webp_alpha_of_groups,
     webp_of_groups,
 )
@@ -53,6 +58,29 @@ def test_a_jpeg_of_zeros_from_somewhere_up_to_its_end_mark_is_refused(options, s
     place = int(len(data) * share)
     zeros = bytes(len(data) - 2 - place)
     assert refusal(data[:place] + zeros + b"\xff\xd9").code == "corrupt_image"
+
+
+@pytest.mark.parametrize("name", strays())
+def test_stray_bytes_in_a_jpeg_change_no_pixel(name):
+    """The reason to accept them: libjpeg makes the same picture as without them."""
+    progressive = {"progressive": True} if name == "zeros-between-scans" else {}
+    expected = encode(photo(160, 120), "JPEG", **progressive)
+    assert pixels(strays()[name]) == pixels(expected)
+
+
+def pixels(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.tobytes()
+
+
+@pytest.mark.parametrize("name", made_up())
+def test_a_jpeg_of_which_a_part_would_be_made_up_is_refused(name):
+    assert refusal(made_up()[name]).code == "corrupt_image"
+
+
+@pytest.mark.parametrize("missing", [1, 4])
+def test_a_png_without_the_checksum_of_its_rows_is_refused(missing):
+    assert "checksum" in refusal(png_without_checksum(missing)).detail
 
 
 def test_a_jpeg_whose_header_is_odd_is_still_refused_when_it_is_cut():
@@ -129,6 +157,14 @@ def test_a_large_progressive_jpeg_needs_less_memory_than_its_coefficients(tmp_pa
     found = measure("gate", path, 1)
     assert not found["error"]
     assert found["mb"] < 350  # the coefficients are 486 MB
+
+
+@pytest.mark.thorough
+def test_stray_bytes_are_also_accepted_in_a_jpeg_of_which_only_a_part_is_decoded():
+    flat = photo(8, 8).resize((9000, 9000))
+    data = encode(flat, "JPEG", progressive=True, subsampling=0, quality=30)
+    table = data.index(b"\xff\xdb")
+    assert inspector().inspect(data[:table] + bytes(9) + data[table:]).width == 9000
 
 
 @pytest.mark.thorough

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.config import INLINE_BYTES
 from app.errors import ApiError
 from app.image.decode import cost
 from app.image.gate import ImageInfo, ImageInspector, decode, walk
@@ -19,11 +20,13 @@ from tests.image.corpus import (
     apng,
     chunk,
     gif_of,
+    not_shown,
     packed_rows,
     png,
     png_of,
     segment,
     valid,
+    webp_animation,
 )
 from tests.image.inspecting import inspector, refusal
 from tests.pictures import encode, photo
@@ -150,19 +153,40 @@ def test_a_flipped_bit_in_any_byte_of_any_png_chunk_is_refused(sample: Sample):
         (b"\xff\xd8\xff\xd9", "before all of its colours came"),
         (b"\xff\xd8\xff\xda" + bytes(20), "is impossible"),
         (b"\xff\xd8" + segment(0xDA, b"\x01\x01\x00\x00\x3f\x00"), "before the frame header"),
-        (b"\xff\xd8\xff\xe0\x00\x01" + bytes(20), "the length at byte"),
-        (b"\xff\xd8\xff\xe0\x00\x04\x00\x00\x12\x34" + bytes(90), "has no place there"),
+        (b"\xff\xd8\xff\xdb\x00\x01" + bytes(20), "the length at byte"),
+        (b"\xff\xd8\xff\x02\x00\x04" + bytes(90), "has no place there"),
+        (b"\xff\xd8\xff\xe0\x00\x04\x00\x00\x12\x34" + bytes(90), "ends before its picture"),
         (b"GIF89a\1\0\1\0\0\0\0;", "no picture in it"),
         (b"GIF89a\1\0\1\0\0\0\0?", "has no place there"),
         (b"RIFF\x0c\0\0\0WEBPVP8 \0\0\0\0", "is impossible"),
         (b"RIFF\x0c\0\0\0WEBPJUNK\0\0\0\0", "does not begin with a picture"),
-        (b"RIFF\x0c\0\0\0WEBPVP8 \xff\0\0\0", "longer than the room it has"),
+        (b"RIFF\x0c\0\0\0WEBPVP8 \xff\0\0\0", "does not begin with a picture"),
+        (webp_animation(64, 64, 0), "its chunks do not make a picture"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(data, words):
     error = refusal(data)
     assert error.code == "corrupt_image"
     assert words in error.detail
+
+
+NOT_SHOWN = not_shown()
+
+
+@pytest.mark.parametrize("check", ["decode", "structure"])
+@pytest.mark.parametrize("name", NOT_SHOWN)
+def test_what_no_browser_shows_is_refused(name, check):
+    assert refusal(NOT_SHOWN[name], check=check).code == "corrupt_image"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_a_picture_that_lacks_only_its_end_mark_is_refused_with_what_helps(kind):
+    data = encode(photo(64, 48), kind)
+    end = {"JPEG": 2, "PNG": 12, "GIF": 1}[kind]
+    error = refusal(data[:-end])
+    assert error.code == "corrupt_image"
+    assert "no end mark" in error.detail
+    assert "save it anew" in error.detail
 
 
 def test_an_empty_file_is_told_apart():
@@ -277,17 +301,19 @@ def test_small_pictures_pass_a_large_one_that_waits():
     assert gate.pixels_in_use == 0
 
 
-def test_all_work_is_done_where_the_caller_wants_it():
+def test_what_takes_long_is_done_where_the_caller_wants_it():
     done = []
 
     def run(function, *args):
         done.append(function)
         return function(*args)
 
-    settings = {"max_pixels": 1000, "decode_pixels": 1000, "decode_wait": 0}
-    ImageInspector(check="decode", run=run, **settings).inspect(png(9, 9))
-    ImageInspector(check="structure", run=run, **settings).inspect(png(9, 9))
-    assert done == [walk, cost, decode, walk]
+    settings = {"max_pixels": 1000, "decode_pixels": 1000, "decode_wait": 0, "run": run}
+    large = png(9, 9) + bytes(INLINE_BYTES)
+    ImageInspector(check="decode", **settings).inspect(large)
+    ImageInspector(check="structure", **settings).inspect(large)
+    ImageInspector(check="decode", **settings).inspect(png(9, 9))
+    assert done == [walk, cost, decode, walk, decode]
 
 
 def test_with_the_structure_check_nothing_waits():

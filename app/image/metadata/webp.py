@@ -32,16 +32,19 @@ def _found(view: memoryview, end: int, blocks: Blocks) -> tuple[list[Edit], int]
     """The edits to chunks, and the flags of VP8X for the metadata that stays."""
     found: list[Edit] = []
     flags = 0
+    after = 12
     for kind, start, stop in chunks_of(view, 12, end):
         blocks.effort.check_time()
+        after = min(stop + (stop - start & 1), end)
         if kind == b"ANMF":
             found += _frame(view, start, stop, end)
         elif kind not in _TO_SHOW:
             new, flag = _left(kind, view, start, stop, blocks)
             flags |= flag
             if not new or new != view[start:stop]:
-                padded = min(stop + (stop - start & 1), end)
-                _add(found, (start - 8, padded, _chunk(kind, new)))
+                _add(found, (start - 8, after, _chunk(kind, new)))
+    if after < end:  # what is no chunk: behind a simple picture decoders look at nothing
+        _add(found, (after, end, b""))
     return found, flags
 
 

@@ -1,0 +1,37 @@
+"""What the image gate says of files, for tests that know nothing of the program.
+
+python -m tests.image.verdicts FOLDER
+
+Prints a JSON object: file name to [[width, height, frames] or null, sentence], for each check.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from app.errors import ApiError
+from app.image.gate import ImageInspector
+
+CHECKS = {
+    check: ImageInspector(
+        max_pixels=100_000_000, check=check, decode_pixels=1_000_000_000, decode_wait=0
+    )
+    for check in ("decode", "structure")
+}
+
+
+def verdict(gate: ImageInspector, data: bytes) -> tuple[list[int] | None, str]:
+    try:
+        info = gate.inspect(data)
+    except ApiError as refusal:
+        return None, f"{refusal.code}: {refusal.detail}"
+    return [info.width, info.height, info.frames], ""
+
+
+if __name__ == "__main__":
+    files = sorted(Path(sys.argv[1]).iterdir())
+    found = {
+        path.name: {check: verdict(gate, path.read_bytes()) for check, gate in CHECKS.items()}
+        for path in files
+    }
+    print(json.dumps(found))

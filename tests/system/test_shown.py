@@ -1,0 +1,66 @@
+"""Accepted means shown: Chromium is the judge of what the image gate says of each file."""
+
+import site
+from pathlib import Path
+
+import pytest
+
+from tests.image.corpus import made_up, not_shown, png_without_checksum, valid
+from tests.image.mutants import mutants
+from tests.system.judge import all_shown, judge, judged
+
+pytestmark = pytest.mark.needs_program("chromium")
+
+SEED = 2
+MUTANTS = 1_000
+"""Of each format; bench/browser.py has the long version."""
+
+
+@pytest.fixture(scope="module")
+def page():
+    with judge() as opened:
+        yield opened
+
+
+def test_every_valid_picture_is_shown(page, tmp_path):
+    files = {sample.name: sample.data for sample in valid()}
+    for name, verdicts, seen in judged(page, files, tmp_path):
+        for size, reason in verdicts.values():
+            assert size, (name, reason)
+            assert all_shown(size, seen), (name, size, seen)
+
+
+def test_what_breaks_a_rule_is_neither_accepted_nor_shown_whole(page, tmp_path):
+    for name, verdicts, seen in judged(page, not_shown(), tmp_path):
+        assert [size for size, _ in verdicts.values()] == [None, None], name
+        assert seen["error"] or seen["frames"] < 2, (name, seen)
+
+
+def test_what_is_shown_with_a_part_made_up_is_not_accepted(page, tmp_path):
+    files = made_up() | {"png-without-checksum": png_without_checksum()}
+    for name, verdicts, seen in judged(page, files, tmp_path):
+        assert verdicts["decode"][0] is None, name
+        assert not seen["error"], name
+
+
+def test_real_pictures_are_accepted_and_shown(page, tmp_path):
+    folders = [Path(each) for each in site.getsitepackages()]
+    kinds = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+    found = [path for folder in folders for path in folder.rglob("*") if path.suffix in kinds]
+    files = {str(path): path.read_bytes() for path in found if path.stat().st_size}
+    assert files
+    for name, verdicts, seen in judged(page, files, tmp_path):
+        for size, reason in verdicts.values():
+            assert size, (name, reason)
+            assert all_shown(size, seen), (name, size, seen)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_a_mutant_that_is_accepted_is_shown_every_frame_of_it(page, tmp_path, kind):
+    files = dict(mutants(seed=SEED, files=MUTANTS, kinds=(kind,)))
+    accepted = 0
+    for name, verdicts, seen in judged(page, files, tmp_path):
+        if (size := verdicts["decode"][0]) is not None:
+            accepted += 1
+            assert all_shown(size, seen), f"seed {SEED}, {name}: {size}, {seen}"
+    assert accepted > MUTANTS / 20
