@@ -1,102 +1,141 @@
-"""What slow clients do to a normal one: 200 of them at 1 kB/s for 30 s.
+"""What slow clients do to a normal one, straight to gunicorn and through nginx.
 
-    python bench/slow_clients.py URL KEY [--clients 200] [--seconds 30] [--ca certificate.pem]
+    python bench/slow_clients.py [--seconds 30] [--check structure]
 
-Uploads an image of 100 kB every half second, first alone, then beside clients that send their
-bodies at 1 kB/s, and prints the median, the 95th percentile and the slowest of both.
+A normal client uploads 100 kB every half second, alone and beside clients that send their bodies
+slowly. The table has its latency, the statuses of all, and the memory (PSS) of the service.
 """
 
 import argparse
 import asyncio
-import io
+import multiprocessing
 import ssl
 import statistics
+import sys
+import tempfile
 import time
-from urllib.parse import urlsplit
+from collections import Counter
+from pathlib import Path
 
 import urllib3
-from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
+
+import photos  # noqa: E402
+from uploads import KEY, Stack, Web  # noqa: E402
+
+from tests.system.nginx import Nginx  # noqa: E402
+
+SITUATIONS = ((0, 0), (200, 1_000), (1_000, 1_000), (200, 20_000))
+"""Slow clients, and the bytes that each sends in a second."""
+
+# The site limits by address, and here all clients have one address.
+NO_LIMITS = (("rate=50r/s", "rate=9000r/s"),)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("url")
-    parser.add_argument("key")
-    parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--seconds", type=int, default=30)
-    parser.add_argument("--ca", help="certificate to trust")
-    asyncio.run(measure(parser.parse_args()))
+    parser.add_argument("--check", default="decode", choices=("decode", "structure"))
+    parser.add_argument("--straight", action="store_true", help="without nginx")
+    options = parser.parse_args()
+    print("| way | slow clients | normal: p50 | p99 | statuses | slow: ended | PSS |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        stack = Stack(directory)
+        web = Web(stack, options.check, directory)
+        try:
+            table("gunicorn", f"http://127.0.0.1:{web.port}", None, web, options.seconds)
+            if not options.straight:
+                nginx = Nginx(directory, web.port, NO_LIMITS)
+                ca = str(directory / "certificate.pem")
+                try:
+                    table("nginx", nginx.url, ca, web, options.seconds)
+                finally:
+                    nginx.stop()
+        finally:
+            web.stop()
+            stack.stop()
 
 
-async def measure(options):
-    http = urllib3.PoolManager(ca_certs=options.ca, retries=False, timeout=90)
-    upload = prepare(http, options)
-    alone = [await asyncio.to_thread(upload) for _ in range(20)]
-    print(f"alone:        {describe(alone)}")
-    slow = [asyncio.create_task(drip(options)) for _ in range(options.clients)]
-    await asyncio.sleep(2)
-    beside = []
-    while not all(task.done() for task in slow):
-        beside.append(await asyncio.to_thread(upload))
-        await asyncio.sleep(0.5)
-    print(f"beside {options.clients}:   {describe(beside)}")
-    answers = [task.result() for task in slow]
-    print(f"slow clients: { {answer: answers.count(answer) for answer in set(answers)} }")
+def table(way, url, ca, web, seconds):
+    upload = normal(url, ca)
+    for _ in range(20):
+        upload()
+    for clients, speed in SITUATIONS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            # In a process of their own: the normal client is not to wait for them.
+            slow = pool.apply_async(drip_all, (url, ca, KEY, clients, speed, seconds))
+            time.sleep(3)
+            taken, memory = [], 0
+            while not slow.ready():
+                start = time.perf_counter()
+                status = upload()
+                taken.append((time.perf_counter() - start, status))
+                memory = max(memory, web.memory()[0])
+                time.sleep(0.5)
+            row(way, clients, speed, taken, slow.get(), memory)
 
 
-def prepare(http, options):
-    """A function that uploads once and gives (seconds, status)."""
-    body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.png", picture())})
-    headers = {"x-api-key": options.key, "Content-Type": content_type}
-
-    def upload():
-        start = time.perf_counter()
-        url = f"{options.url}/upload/image"
-        status = http.request("POST", url, body=body, headers=headers).status
-        return time.perf_counter() - start, status
-
-    return upload
+def row(way, clients, speed, taken, slow, memory):
+    times = sorted(each * 1000 for each, _ in taken)
+    statuses = Counter(status for _, status in taken)
+    print(
+        f"| {way} | {clients} at {speed // 1000} kB/s | {statistics.median(times):.0f} ms"
+        f" | {times[int(len(times) * 0.99)]:.0f} ms | {show(statuses)} | {show(slow)}"
+        f" | {memory / 2**20:.0f} MiB |",
+        flush=True,
+    )
 
 
-def picture():
-    """A noisy PNG of about 100 kB."""
-    file = io.BytesIO()
-    Image.effect_noise((320, 320), 90).save(file, "PNG")
-    return file.getvalue()
+def show(counts):
+    return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "-"
 
 
-async def drip(options):
+def normal(url, ca):
+    """A function that uploads once, and gives the status."""
+    http = urllib3.PoolManager(ca_certs=ca, retries=False, timeout=90)
+    file = photos.closest(photos.photo(640, 480), 1e5)
+    body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.jpg", file)})
+    headers = {"x-api-key": KEY, "Content-Type": content_type}
+    return lambda: http.request("POST", f"{url}/upload/image", body=body, headers=headers).status
+
+
+def drip_all(url, ca, key, clients, speed, seconds):
+    """How the slow clients ended, each after ``seconds``."""
+
+    async def all_at_once():
+        each = (drip(urllib3.util.parse_url(url), ca, key, speed, seconds) for _ in range(clients))
+        ends = await asyncio.gather(*each)
+        await asyncio.sleep(0 if clients else seconds)
+        return Counter(ends)
+
+    return asyncio.run(all_at_once())
+
+
+async def drip(url, ca, key, speed, seconds):
     """One slow client; how it ended."""
-    url = urlsplit(options.url)
-    context = ssl.create_default_context(cafile=options.ca) if url.scheme == "https" else None
+    context = ssl.create_default_context(cafile=ca) if ca else None
     head = (
-        f"POST /upload/image HTTP/1.1\r\nHost: {url.netloc}\r\nx-api-key: {options.key}\r\n"
+        f"POST /upload/image HTTP/1.1\r\nHost: {url.netloc}\r\nx-api-key: {key}\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 10000000\r\n\r\n"
     )
     try:
-        reader, writer = await asyncio.open_connection(url.hostname, url.port, ssl=context)
+        reader, writer = await asyncio.open_connection(url.host, url.port, ssl=context)
         writer.write(head.encode())
-        for _ in range(options.seconds):
-            writer.write(bytes(1000))
+        answer = asyncio.ensure_future(reader.read(12))
+        for _ in range(seconds):
+            writer.write(bytes(speed))
             await writer.drain()
             await asyncio.sleep(1)
-            if reader.at_eof():
-                return "closed early"
+            if answer.done():
+                return answer.result()[9:].decode() or "closed"
+        answer.cancel()
         writer.close()
     except OSError as error:
         return type(error).__name__
-    return "sent to the end"
-
-
-def describe(results):
-    seconds = sorted(taken for taken, _ in results)
-    statuses = {status for _, status in results}
-    middle = statistics.median(seconds)
-    late = seconds[int(len(seconds) * 0.95)]
-    return (
-        f"{len(seconds)} uploads, median {middle * 1000:.0f} ms,"
-        f" 95th percentile {late * 1000:.0f} ms, slowest {seconds[-1] * 1000:.0f} ms, {statuses}"
-    )
+    return "stayed"
 
 
 if __name__ == "__main__":

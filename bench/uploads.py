@@ -57,7 +57,6 @@ class Stack:
             "S3_BUCKET": "bench",
             "RATE_LIMIT": "999999/second",
             "WEB_CONCURRENCY": "2",
-            "WEB_THREADS": "8",
             "LOG_FORMAT": "json",
         }
         wait(lambda: redis.Redis(port=self.redis_port).ping())

@@ -41,7 +41,7 @@ keepalive = 95
 graceful_timeout = int(settings.body_timeout + settings.upload_timeout + 15)
 # The main greenlet of a worker beats four times a second, however long its uploads take.
 timeout = 30
-# Connections of a process, however slow their clients: a greenlet and a buffer of 64 KiB each.
+# Connections of a process, however slow their clients: a greenlet and a buffer of 32 KiB each.
 worker_connections = 2000
 # X-Forwarded-* is believed as TRUSTED_PROXIES says (app/wiring.py), not here.
 forwarded_allow_ips = ""

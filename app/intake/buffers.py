@@ -4,7 +4,7 @@ import threading
 
 from app.errors import unavailable
 
-SMALLEST = 64 * 1024
+SMALLEST = 32 * 1024
 """Bytes of the smallest buffer: what a body begins with."""
 
 _IDLE_BUFFERS = 8

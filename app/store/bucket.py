@@ -66,6 +66,7 @@ class ImageStore:
         self._sends_checksum = True
         self._refused = ""  # why no PUT works, until one does
         self._next_rehearsal = 0.0
+        self._looking = threading.Lock()
 
     def put(self, image: StoredObject, deadline: float) -> None:
         """Write the object; when this returns the store holds exactly these bytes.
@@ -166,14 +167,17 @@ class ImageStore:
         """
         if self.breaker.fresh():
             return
-        if self.breaker.open and not self.breaker.may_probe():
-            raise unavailable("storage_unavailable", f"known to be down: {self.breaker.cause}")
-        try:
-            self.client.find_bucket()
-        except StoreError as error:
-            self._failed(error)
-            raise unavailable("storage_unavailable", error.cause) from error
-        self.breaker.seen()
+        with self._looking:  # one request looks for all that come meanwhile
+            if self.breaker.fresh():
+                return
+            if self.breaker.open and not self.breaker.may_probe():
+                raise unavailable("storage_unavailable", f"known to be down: {self.breaker.cause}")
+            try:
+                self.client.find_bucket()
+            except StoreError as error:
+                self._failed(error)
+                raise unavailable("storage_unavailable", error.cause) from error
+            self.breaker.seen()
 
     @contextmanager
     def _turn(self, deadline: float) -> Iterator[None]:
