@@ -4,11 +4,24 @@ import hashlib
 
 import fakeredis
 import urllib3
+from fakeredis._commands import command
+from fakeredis.commands_mixins.server_mixin import ServerCommandsMixin
 
 KEY = "upl_" + "k" * 44
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 RECORD = f"apikey:{DIGEST}"
 ID = DIGEST[:12]
+
+
+@command((), (bytes,))
+def info(self, *_):
+    """What fakeredis lacks: the run of the server, a day old unless a test says otherwise."""
+    run = getattr(self._server, "run", "first")
+    uptime = getattr(self._server, "uptime", 86400)
+    return f"run_id:{run}\r\nuptime_in_seconds:{uptime}\r\n".encode()
+
+
+ServerCommandsMixin.info = info
 
 
 class FakeRedis(fakeredis.FakeRedis):
@@ -40,7 +53,7 @@ class FakeRedis(fakeredis.FakeRedis):
 
 
 class MemoryStore:
-    """Keeps objects in memory, by their key: (bytes, what was put).
+    """Keeps objects in memory, by their key: (bytes, what was put); ``ages`` in seconds.
 
     What is set here is raised: ``down`` by whoever asks whether the store is there, ``failure``
     instead of a put, ``undeletable`` instead of a delete. ``during`` is called once, in the
@@ -49,6 +62,7 @@ class MemoryStore:
 
     def __init__(self):
         self.objects = {}
+        self.ages = {}
         self.down = self.failure = self.undeletable = self.during = self.cause = None
 
     def ensure_open(self):
@@ -73,6 +87,9 @@ class MemoryStore:
         if self.failure:
             raise self.failure
         self.objects[image.key] = (bytes(image.data), image)
+
+    def age(self, key):
+        return self.ages.get(key, 0) if key in self.objects else None
 
     def delete(self, key):
         if self.undeletable:

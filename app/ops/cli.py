@@ -22,8 +22,8 @@ from flask.cli import AppGroup
 
 from app.config import Rate
 from app.errors import ApiError
-from app.ops.sweep import sweep
-from app.records import usage
+from app.ops import sweep as sweeping
+from app.records import journal, usage
 from app.records.client import redis_errors, run_script
 from app.records.keys import (
     LONGEST_KEY,
@@ -499,9 +499,30 @@ def show_usage(key_id: str, days: int, as_json: bool) -> None:
 @_command
 def sweep_uploads() -> None:
     """Delete the objects of uploads that died under way more than a minute ago."""
-    swept = sweep(_service().redis, _service().store)
+    swept = sweeping.sweep(_service().redis, _service().store)
     click.echo(
-        f"{swept.names} names looked at, {swept.deleted} objects deleted, {swept.failed} failed"
+        f"{swept.names} names looked at, {swept.deleted} objects deleted,"
+        f" {swept.doubtful} left in doubt, {swept.failed} failed"
     )
     if swept.failed:
         sys.exit(1)
+
+
+@uploads.command()
+@click.option("--delete", is_flag=True, help="Delete them: no answer stood for any of them.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_command
+def doubtful(delete: bool, yes: bool) -> None:
+    """Objects that stay because Redis may have forgotten that they were answered 200."""
+    redis, store = _service().redis, _service().store
+    found = list(journal.in_doubt(redis))
+    keys = [key for each in found for key in sweeping.keys_of(each.name)]
+    objects = [key for key in keys if store.age(key) is not None]
+    for key in objects:
+        click.echo(key)
+    if delete and objects:
+        if not yes:
+            click.confirm(f"Delete these {len(objects)}?", abort=True)
+        for claimed in found:
+            journal.settle(redis, claimed, stays=False)
+            sweeping.delete(store, claimed.name)

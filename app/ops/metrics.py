@@ -62,6 +62,9 @@ class Metrics:
         )
         self.key_bytes = counter("key_upload_bytes", "Bytes stored by API key.", "key_id")
         self.swept = counter("swept_objects", "Objects deleted that no answer stood for.")
+        self.doubtful = counter(
+            "doubtful_objects", "Objects that stay because Redis may have forgotten their answer."
+        )
         self.sweep_failures = counter("sweep_failures", "Names that a sweep could not settle.")
         self.cpu = counter("cpu_seconds", "Processor time of the worker processes.")
         self.in_progress = gauge("uploads_in_progress", "Uploads being served.")
@@ -87,6 +90,7 @@ class Metrics:
     def count_swept(self, swept: Swept) -> None:
         """Count what a sweep did."""
         self.swept.inc(swept.deleted)
+        self.doubtful.inc(swept.doubtful)
         self.sweep_failures.inc(swept.failed)
 
     def watch(self, service: Service) -> None:

@@ -4,12 +4,14 @@ Every failure becomes the 503 ``storage_unavailable`` with its cause for the log
 """
 
 import logging
+import math
 import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from hashlib import md5, sha256
 from urllib.parse import quote
@@ -112,6 +114,24 @@ class ImageStore:
             return self._holds(key, size, sha256)
         except StoreError as error:
             raise unavailable("storage_unavailable", error.cause) from error
+
+    def age(self, key: str) -> float | None:
+        """Seconds since an object was written, by the store's own clock; None when there is none.
+
+        Not a number when the store does not say. Raises the 503 ``storage_unavailable``.
+        """
+        try:
+            headers = self.client.stat(key).headers
+            now, written = (
+                parsedate_to_datetime(headers[name]) for name in ("Date", "Last-Modified")
+            )
+            return (now - written).total_seconds()
+        except StoreError as error:
+            if error.missing:
+                return None
+            raise unavailable("storage_unavailable", error.cause) from error
+        except (KeyError, TypeError, ValueError):  # TypeError: only one of them has a zone
+            return math.nan
 
     def check(self) -> str | None:
         """None when the bucket is there and the credentials are taken, else the cause."""

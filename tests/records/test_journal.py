@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -21,7 +22,7 @@ def later(redis, seconds):
 
 
 def claimed(redis):
-    return [name for _, name, _ in journal.claim(redis)]
+    return [each.name for each in journal.claim(redis)]
 
 
 def test_a_committed_name_is_never_swept(redis):
@@ -66,7 +67,8 @@ def test_an_aborted_upload_that_may_have_an_object_is_swept(redis):
     doubtful.begin(redis)
     doubtful.abort(redis, sweep=True)
     assert claimed(redis) == ["n1"]
-    journal.forget(redis, "a", "n1")
+    [name] = journal.claim(redis)
+    journal.forget(redis, name)
     assert claimed(redis) == []
 
 
@@ -152,3 +154,94 @@ def test_only_one_process_sweeps_in_a_turn(redis):
 def test_a_result_dumps_to_the_same_json_each_time():
     assert json.loads(RESULT.dump())["key"] == "uploads/n.png"
     assert RESULT.dump() == RESULT.dump()
+
+
+def restarted(redis):
+    """The same data in a server that was started again."""
+    redis.server.run = "second"
+
+
+def doubtful(redis):
+    return {each.name for each in journal.claim(redis) if each.gap}
+
+
+def test_a_name_from_before_a_restart_is_doubtful_and_one_entered_since_is_not(redis):
+    entry("before", None).begin(redis)
+    claimed(redis)
+    restarted(redis)
+    claimed(redis)
+    entry("since", None).begin(redis)
+    later(redis, 61)
+    redis.hincrby("history:{a}", "since", -62)
+    redis.zincrby("pending:{a}", -2, "before")
+    assert doubtful(redis) == {"before"}
+    assert sorted(claimed(redis)) == ["before", "since"]
+
+
+def test_a_name_that_redis_has_kept_since_before_it_was_ever_swept_is_doubtful(redis):
+    redis.server.uptime = 30
+    entry().begin(redis)
+    later(redis, 61)
+    assert doubtful(redis) == {"n1"}
+
+
+def test_a_doubtful_name_is_not_acknowledged_any_more(redis):
+    entry().begin(redis)
+    claimed(redis)
+    restarted(redis)
+    later(redis, 61)
+    assert doubtful(redis) == {"n1"}
+    assert entry().commit(redis, RESULT) == 0
+
+
+def test_a_doubtful_name_whose_upload_goes_on_is_in_doubt_no_more(redis):
+    entry().begin(redis)
+    claimed(redis)
+    restarted(redis)
+    later(redis, 61)
+    assert doubtful(redis) == {"n1"}
+    entry().begin(redis)
+    assert claimed(redis) == []
+    assert entry().commit(redis, RESULT) == 1
+
+
+def test_names_of_two_restarts_keep_the_beginning_of_the_first_gap(redis):
+    entry().begin(redis)
+    claimed(redis)
+    redis.hincrby("history:{a}", "seen", -1000)
+    first = int(redis.hget("history:{a}", "seen"))
+    for run in ("second", "third"):
+        redis.server.run = run
+        claimed(redis)
+    later(redis, 61)
+    [gap] = [each.gap for each in journal.claim(redis)]
+    assert gap.upto == first
+
+
+def test_what_was_looked_at_is_listed_and_not_looked_at_again(redis):
+    entry().begin(redis)
+    claimed(redis)
+    restarted(redis)
+    later(redis, 61)
+    [name] = journal.claim(redis)
+    journal.settle(redis, name, stays=True)
+    assert claimed(redis) == []
+    assert [each.name for each in journal.in_doubt(redis)] == ["n1"]
+    assert entry().commit(redis, RESULT) == 0
+    journal.settle(redis, name, stays=False)
+    assert list(journal.in_doubt(redis)) == []
+    assert claimed(redis) == ["n1"]
+
+
+@pytest.mark.parametrize(
+    ("written", "spared"),
+    [(50, True), (59, True), (61, False), (100, False), (201, False), (203, True)],
+)
+def test_only_what_redis_would_know_of_is_proven(written, spared):
+    """It kept everything up to 100, and again since 200; the 200 comes within 40 s."""
+    gap = journal.Gap(upto=100, since=200, ahead=250)
+    assert gap.spares(300 - written, asked=50) is spared
+
+
+def test_an_object_of_unknown_age_proves_nothing():
+    assert not journal.Gap(upto=100, since=0, ahead=0).spares(math.nan, asked=0)

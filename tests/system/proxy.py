@@ -10,7 +10,7 @@ class Proxy:
     """Forwards a port of the loopback interface to ``target`` until told otherwise.
 
     ``mode``: pass, refuse (nobody listens), black_hole (accepts, answers
-    nothing), delay (each answer comes 3 s late), throttle (2 kB/s), cut (the
+    nothing), delay (each answer comes ``late`` seconds late), throttle (2 kB/s), cut (the
     connection breaks after ``cut_after`` bytes of the client), cut_answer (the
     request passes whole, its answer never comes and the connection breaks),
     garbage (answers nonsense). ``look`` is called with all that passes.
@@ -19,6 +19,7 @@ class Proxy:
     def __init__(self, target):
         self.target = target
         self.cut_after = 1000
+        self.late = 3
         self.look = lambda direction, data: None
         self._mode = "pass"
         self._open = set()
@@ -111,7 +112,7 @@ class Proxy:
                 if mode == "cut_answer" and direction == "answer":
                     break
                 if mode == "delay" and direction == "answer":
-                    time.sleep(3)
+                    time.sleep(self.late)
                 if mode == "throttle":
                     time.sleep(len(data) / 2048)
                 sink.sendall(data)

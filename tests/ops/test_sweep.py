@@ -1,0 +1,150 @@
+"""The sweep, with a Redis and a store in memory."""
+
+import logging
+
+import pytest
+
+from app.errors import ApiError, unavailable
+from app.ops.sweep import sweep
+from app.records import journal
+from app.records.journal import Entry, Result
+
+
+def begun(redis, store, name="n1", extension="png", age=0):
+    """An upload that died after its PUT."""
+    Entry("a23456789012", name, None, 40).begin(redis)
+    key = f"uploads/{name}.{extension}"
+    store.objects[key] = (b"", None)
+    store.ages[key] = age
+    return key
+
+
+def later(redis, seconds):
+    for kind in ("pending", "sweeping"):
+        for name in redis.zrange(f"{kind}:{{a}}", 0, -1):
+            redis.zincrby(f"{kind}:{{a}}", -seconds, name)
+    if redis.exists("history:{a}"):
+        for field in ("seen", "upto", "since"):
+            redis.hincrby("history:{a}", field, -seconds)
+
+
+def restarted(redis):
+    redis.server.run = "second"
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "gif", "webp"])
+def test_the_object_of_an_upload_that_died_a_minute_ago_is_deleted(redis, store, extension):
+    begun(redis, store, extension=extension)
+    assert sweep(redis, store).names == 0
+    later(redis, 61)
+    assert sweep(redis, store).deleted == 1
+    assert store.objects == {}
+
+
+def test_an_acknowledged_object_stays(redis, store):
+    key = begun(redis, store)
+    entry = Entry("a23456789012", "n1", None, 40)
+    entry.commit(redis, Result(key, "image/png", 1, 1, 1, 1, ""))
+    later(redis, 3600)
+    assert sweep(redis, store).names == 0
+    assert key in store.objects
+
+
+def test_an_object_that_comes_late_is_deleted_within_five_minutes(redis, store):
+    begun(redis, store)
+    later(redis, 61)
+    sweep(redis, store)
+    later(redis, 299)
+    store.objects["uploads/n1.png"] = (b"", None)
+    assert sweep(redis, store).deleted == 1
+    later(redis, 1)
+    sweep(redis, store)
+    assert not redis.exists("sweeping:{a}")
+
+
+def test_names_wait_for_a_bucket_that_is_not_there(redis, store):
+    begun(redis, store)
+    later(redis, 61)
+    store.cause = "no such bucket"
+    with pytest.raises(ApiError) as refused:
+        sweep(redis, store)
+    assert (refused.value.code, refused.value.cause) == ("storage_unavailable", "no such bucket")
+    store.cause = None
+    assert sweep(redis, store).deleted == 1
+
+
+def test_a_redis_that_is_down_is_told(redis, store, server):
+    server.connected = False
+    with pytest.raises(ApiError) as refused:
+        sweep(redis, store)
+    assert refused.value.code == "redis_unavailable"
+
+
+def test_after_three_names_that_the_store_refuses_the_rest_waits(redis, store):
+    for number in range(5):
+        begun(redis, store, f"n{number}")
+    later(redis, 61)
+    store.undeletable = unavailable("storage_unavailable", "access denied")
+    swept = sweep(redis, store)
+    assert (swept.names, swept.failed, swept.deleted) == (3, 3, 0)
+    store.undeletable = None
+    assert sweep(redis, store).deleted == 5
+
+
+def test_what_redis_may_have_acknowledged_and_forgotten_stays_and_is_said_once(
+    redis, store, caplog
+):
+    key = begun(redis, store)
+    sweep(redis, store)
+    restarted(redis)
+    later(redis, 61)
+    with caplog.at_level(logging.CRITICAL):
+        swept = sweep(redis, store)
+        again = sweep(redis, store)
+    assert (swept.doubtful, swept.deleted) == (1, 0)
+    assert (again.names, again.doubtful) == (0, 0)
+    assert key in store.objects
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{key} stays: Redis may have forgotten that it was answered 200"
+    ]
+
+
+def test_what_was_written_long_before_redis_was_last_seen_is_deleted_after_a_restart(redis, store):
+    begun(redis, store, age=100)
+    sweep(redis, store)
+    redis.hincrby("history:{a}", "seen", -50)  # 20 s after the last moment of an answer
+    restarted(redis)
+    redis.zincrby("pending:{a}", -100, "n1")
+    swept = sweep(redis, store)
+    assert (swept.doubtful, swept.deleted) == (0, 1)
+
+
+def test_what_was_written_after_the_restart_is_deleted(redis, store):
+    key = begun(redis, store)
+    sweep(redis, store)
+    restarted(redis)
+    sweep(redis, store)
+    later(redis, 61)
+    store.ages[key] = 50
+    swept = sweep(redis, store)
+    assert (swept.doubtful, swept.deleted) == (0, 1)
+
+
+def test_a_name_without_an_object_is_in_no_doubt(redis, store):
+    begun(redis, store)
+    store.objects.clear()
+    sweep(redis, store)
+    restarted(redis)
+    later(redis, 61)
+    swept = sweep(redis, store)
+    assert (swept.names, swept.doubtful) == (1, 0)
+    assert list(journal.in_doubt(redis)) == []
+
+
+def test_an_object_whose_age_the_store_does_not_tell_stays_after_a_restart(redis, store):
+    key = begun(redis, store, age=float("nan"))
+    sweep(redis, store)
+    restarted(redis)
+    later(redis, 3600)
+    assert sweep(redis, store).doubtful == 1
+    assert key in store.objects
