@@ -129,10 +129,7 @@ def _reach_redis(service: Service) -> Finding:
                 milliseconds.append(1000 * (time.perf_counter() - start))
     except ApiError as error:
         if cause := tls_cause(error):
-            hint = (
-                _store_hint(cause).replace("S3_CA", "REDIS_CA").replace("S3_ENDPOINT", "REDIS_URL")
-            )
-            return Finding("redis", FAILED, cause, hint)
+            return Finding("redis", FAILED, cause, _tls_hint(cause, "REDIS"))
         hint = "Is it started, and are REDIS_URL's address, user and password right?"
         return Finding("redis", FAILED, _without_secrets(service.config, error), hint)
     typical = statistics.median(milliseconds)
