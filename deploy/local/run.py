@@ -1,18 +1,23 @@
 """The whole service on one machine: ``make run``.
 
-Valkey, SeaweedFS and gunicorn (the Procfile's own line) under honcho, which
-ends all of them on Ctrl-C and when one of them ends. Data stays in ``var/``.
+Valkey, SeaweedFS and gunicorn (the Procfile's own line) under honcho. On Ctrl-C,
+and when one of them ends, all of them end: gunicorn first, so that it finishes
+what is under way. Data stays in ``var/``, and as long as it runs ``var/env`` has
+the settings with which ``flask`` commands of this checkout reach the servers.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shlex
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
@@ -26,6 +31,48 @@ from servers import SCRIPTS, free_port, is_free, seaweedfs, valkey, write_identi
 
 ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / "var"
+SETTINGS = VAR / "env"
+
+
+# In all within 10 s. SeaweedFS has written and closed its volumes a fraction of a second
+# after its signal; it then waits for connections for another 15 s, which nobody needs.
+_ENDED_TOGETHER = ((("web",), 5.0), (("seaweedfs", "valkey"), 3.0))
+
+
+class Stack(Manager):  # type: ignore[misc]
+    """Ends its processes in their order; honcho's own manager ends all at once."""
+
+    def terminate(self) -> None:
+        """Begin to end; called by honcho on a signal, and when a process has ended."""
+        if not self._terminating:
+            self._terminating = True
+            threading.Thread(target=self._end_all).start()
+
+    def kill(self) -> None:
+        """Nothing: each has its own time."""
+
+    def _end_all(self) -> None:
+        for names, seconds in _ENDED_TOGETHER:
+            asked: set[int] = set()
+            deadline = time.monotonic() + seconds
+            while (left := self._left(names)) and time.monotonic() < deadline:
+                for pid in left - asked:
+                    _signal(os.kill, pid, signal.SIGTERM)
+                asked |= left - {0}
+                time.sleep(0.05)
+            for pid in left:
+                _signal(os.killpg, pid, signal.SIGKILL)
+
+    def _left(self, names: tuple[str, ...]) -> set[int]:
+        """Process ids; 0 is one that is about to start."""
+        found = (self._processes[name] for name in names)
+        return {each.get("pid", 0) for each in found if "returncode" not in each}
+
+
+def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if pid:
+            send(pid, number)
 
 
 def main() -> int:
@@ -50,10 +97,10 @@ def main() -> int:
         "S3_ENDPOINT": f"http://127.0.0.1:{s3_port}",
         "S3_ACCESS_KEY": secret["access_key"],
         "S3_SECRET_KEY": secret["secret_key"],
-        "BIND": f"127.0.0.1:{port}",
-        "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+        "S3_BUCKET": os.environ.get("S3_BUCKET") or "assets",
     }
-    environ = os.environ | settings
+    path = f"{SCRIPTS}:{os.environ['PATH']}"
+    environ = os.environ | settings | {"BIND": f"127.0.0.1:{port}", "PATH": path}
     environ.pop("PORT", None)
     environ.setdefault("LOG_FORMAT", "text" if sys.stdout.isatty() else "json")
     identities = VAR / "identities.json"
@@ -61,14 +108,25 @@ def main() -> int:
     log = shlex.quote(str(VAR / "seaweedfs.log"))
     store = seaweedfs(VAR / "seaweedfs", s3_port, identities)
     web = parse_procfile((ROOT / "Procfile").read_text()).processes["web"]
-    manager = Manager(Printer(sys.stdout, colour=sys.stdout.isatty()))
+    manager = Stack(Printer(sys.stdout, colour=sys.stdout.isatty()))
     persistent = ("--appendonly", "yes", "--loglevel", "warning")
-    manager.add_process("valkey", shlex.join(valkey(VAR / "valkey", redis_port, *persistent)))
+    redis_server = valkey(VAR / "valkey", redis_port, *persistent)
+    manager.add_process("valkey", f"exec {shlex.join(redis_server)}")
     manager.add_process("seaweedfs", f"exec {shlex.join(store)} > {log} 2>&1")
     manager.add_process("web", f"exec {web}", env=environ)
     threading.Thread(target=_greet, args=(settings, port), daemon=True).start()
-    manager.loop()
+    _leave_settings(settings)
+    try:
+        manager.loop()
+    finally:
+        SETTINGS.unlink(missing_ok=True)
     return manager.returncode or 0
+
+
+def _leave_settings(settings: dict[str, str]) -> None:
+    """For ``flask`` commands; app.ops.local reads them."""
+    SETTINGS.touch(mode=0o600)
+    SETTINGS.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
 
 def _credentials() -> dict[str, str]:
@@ -134,7 +192,7 @@ def _make_bucket(settings: dict[str, str]) -> None:
         region="us-east-1",
         http_client=urllib3.PoolManager(timeout=2, retries=False),
     )
-    bucket = os.environ.get("S3_BUCKET", "assets")
+    bucket = settings["S3_BUCKET"]
     if not client.bucket_exists(bucket_name=bucket):
         client.make_bucket(bucket_name=bucket)
 

@@ -1,0 +1,165 @@
+"""`make run`, in a copy of the checkout: used as a newcomer uses it, and ended with Ctrl-C."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+import servers
+import urllib3
+from minio import Minio
+
+from tests.pictures import padded, picture
+from tests.system.stack import HTTP, ROOT, Process, run, wait_until
+
+PNG = picture()
+READY = "Ctrl-C ends all of it"
+SETTINGS = ("REDIS_URL", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_BUCKET", "PORT")
+
+
+class Stack(Process):
+    """What `make run` starts."""
+
+    def __init__(self, directory, log):
+        self.directory = directory
+        super().__init__([sys.executable, "deploy/local/run.py"], log)
+        wait_until(lambda: self.popen.poll() is not None or READY in self.log, 60)
+        assert READY in self.log, self.log
+        self.url = re.search(r"ready at (http://\S+)", self.log)[1]
+        self.key = re.search(r"API key: (\S+)", self.log)[1]
+
+    def settings(self):
+        lines = (self.directory / "var" / "env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def read(self, key):
+        settings = self.settings()
+        store = Minio(
+            endpoint=urlsplit(settings["S3_ENDPOINT"]).netloc,
+            access_key=settings["S3_ACCESS_KEY"],
+            secret_key=settings["S3_SECRET_KEY"],
+            secure=False,
+            region="us-east-1",
+        )
+        with store.get_object(bucket_name=settings["S3_BUCKET"], object_name=key) as answer:
+            return answer.read()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("checkout")
+    for name in ("app", "deploy"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("*.pyc"))
+    for name in ("wsgi.py", "Procfile"):
+        shutil.copy(ROOT / name, directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def start(checkout, tmp_path_factory):
+    """Starts it; all that it started has ended when the tests have."""
+    running = []
+
+    def start():
+        running.append(Stack(checkout, tmp_path_factory.mktemp("run") / "log"))
+        return running[-1]
+
+    yield start
+    for stack in running:
+        if stack.popen.poll() is None:
+            stack.signal(signal.SIGINT)
+            stack.popen.wait(30)
+        stack.kill()
+
+
+def body_of(file):
+    return urllib3.encode_multipart_formdata({"image": ("photo.png", file)})
+
+
+def upload(stack, file):
+    body, content_type = body_of(file)
+    headers = {"x-api-key": stack.key, "Content-Type": content_type}
+    answer = HTTP.request("POST", f"{stack.url}/upload/image", body=body, headers=headers)
+    assert answer.status == 200, answer.data
+    return answer.json()["data"]["key"]
+
+
+@contextmanager
+def half_an_upload(stack, file):
+    """Gives the function that sends the rest, and returns the key under which it is stored."""
+    body, content_type = body_of(file)
+    address = urlsplit(stack.url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        head = (
+            f"POST /upload/image HTTP/1.1\r\nHost: localhost\r\nx-api-key: {stack.key}\r\n"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+            "Expect: 100-continue\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        half = len(body) // 2
+        connection.sendall(body[:half])
+
+        def rest():
+            connection.sendall(body[half:])
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            assert answer.status == 200
+            return json.loads(answer.read())["data"]["key"]
+
+        yield rest
+
+
+def flask(checkout, *arguments, **environ):
+    """A command typed in the same checkout, by somebody who has set nothing."""
+    bare = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    command = ["env", "-i", *(f"{name}={value}" for name, value in (bare | environ).items())]
+    return run([*command, str(servers.SCRIPTS / "flask"), *arguments], directory=checkout)
+
+
+def test_flask_s_commands_find_the_servers_of_a_running_stack(start, checkout):
+    stack = start()
+    try:
+        listed = flask(checkout, "keys", "list")
+        assert (listed.returncode, "Demonstration" in listed.stdout) == (0, True)
+        done = flask(checkout, "doctor", "--json")
+        states = {each["check"]: each["state"] for each in json.loads(done.stdout)}
+        assert (done.returncode, states["store rights"]) == (0, "ok")
+        elsewhere = flask(checkout, "keys", "list", REDIS_URL="redis://127.0.0.1:1/0")
+        assert elsewhere.returncode != 0, "what the environment says goes before"
+    finally:
+        stack.signal(signal.SIGINT)
+        stack.popen.wait(30)
+    assert not (checkout / "var" / "env").exists()
+    assert "no credentials" in flask(checkout, "doctor").stdout
+
+
+def test_what_a_killed_stack_leaves_leads_no_command_astray(checkout):
+    (checkout / "var").mkdir(exist_ok=True)
+    (checkout / "var" / "lock").touch()
+    (checkout / "var" / "env").write_text("S3_ACCESS_KEY=left\nS3_SECRET_KEY=left\n")
+    assert "no credentials" in flask(checkout, "doctor").stdout
+
+
+def test_ctrl_c_finishes_uploads_ends_the_web_process_first_and_keeps_all_data(start):
+    stack, photo = start(), padded("PNG", 1_000_000)
+    first = upload(stack, PNG)
+    with half_an_upload(stack, photo) as rest:
+        stack.signal(signal.SIGINT)
+        wait_until(lambda: "SIGINT received" in stack.log)
+        second = rest()
+    stack.popen.wait(30)
+    stops = re.findall(r"(\w+) stopped \(rc=(-?\d+)\)", stack.log)
+    assert stops[0] == ("web", "0")
+    assert ("valkey", "0") in stops
+    again = start()
+    assert again.key == stack.key
+    assert (again.read(first), again.read(second)) == (PNG, photo)
+    upload(again, PNG)
