@@ -30,7 +30,7 @@ ROLE = "uploader"
 blueprint = Blueprint("upload", __name__, url_prefix="/upload")
 
 
-@blueprint.post("/image")
+@blueprint.post("/image", strict_slashes=False)
 def upload_image() -> Response:
     """Check the key, take the file in, look at it, store it, answer with its key."""
     service = Service.current()

@@ -484,3 +484,9 @@ def test_limits_are_for_good_keys_only(client):
 def test_a_problem_is_json_for_programs(client):
     answer = send(client, PNG, key="no")
     assert json.loads(answer.data)["title"]
+
+
+def test_a_slash_behind_the_address_is_no_other_address(client):
+    answer = client.post("/upload/image/")
+    assert answer.status_code == 401
+    assert "Location" not in answer.headers

@@ -3,6 +3,7 @@
 Only the first bytes are looked at; nothing here is parsed.
 """
 
+import codecs
 import re
 
 from app.errors import ApiError
@@ -67,7 +68,8 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (rb"RIFF.{4}WAVE|ID3[\x02-\x04]|OggS|fLaC|\xff[\xfb\xf3\xf2]", "a sound file",
      "Upload a picture."),
     (rb"\x7fELF|MZ(?=.{0,62}\x00)", "a program", "Upload a picture."),
-    (rb"data:image/|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)", "a picture written as text (Base64)",
+    (rb"data:image/[\w.+-]+;base64,|(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/=\r\n]{8}",
+     "a picture written as text (Base64)",
      "Send the bytes of the picture itself."),
     (_PROLOG + rb"<(?:\w+:)?svg[\s>]|(?:\s|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE svg", "an SVG drawing",
      _AS_PNG),
@@ -78,7 +80,10 @@ _KNOWN = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE if b"<" in pattern else re.DOTALL), what, advice)
     for pattern, what, advice in _SIGNATURES
 )
-_TEXT = re.compile(rb"(?:\xef\xbb\xbf)?[\t\n\r\x20-\x7e\x80-\xff]*")
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*")
+_FOREIGN_LETTERS = 0.3
+"""Up to this share of a text in an old encoding (Latin-1) is not ASCII."""
+
 _HEAD = 8192
 """Bytes of a file that are looked at."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -98,6 +103,16 @@ def unsupported(data: memoryview) -> ApiError:
 def _unknown(head: bytes) -> str:
     if not head.strip(b"\0"):
         return "This file holds only zeros: copying it has failed. Copy or export it again."
-    if _TEXT.fullmatch(head):
+    if _is_text(head):
         return f"This is text, not a picture. {_ACCEPTED}."
     return f"This is not a picture of a known format. {_ACCEPTED}: export it as one of those."
+
+
+def _is_text(head: bytes) -> bool:
+    if not _TEXT.fullmatch(head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # its last character may be cut
+    except UnicodeDecodeError:
+        return sum(byte >= 0x80 for byte in head) <= _FOREIGN_LETTERS * len(head)
+    return True

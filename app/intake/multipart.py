@@ -106,6 +106,7 @@ def receive(
     pool has no room, ``request_timeout`` after ``timeout`` seconds.
     """
     boundary = _boundary(environ)
+    _check_encoding(environ.get("HTTP_CONTENT_ENCODING", ""))
     deadline = time.monotonic() + timeout
     buffer, size = _read(Body.of(environ), pool, max_file_size, deadline, meanwhile)
     try:
@@ -134,6 +135,11 @@ def _boundary(environ: dict[str, Any]) -> bytes:
             " boundary, as browsers and “curl -F image=@photo.jpg” send it.",
         )
     return boundary.encode("latin-1", "replace")
+
+
+def _check_encoding(header: str) -> None:
+    if (encoding := header.strip().lower()) not in ("", "identity"):
+        raise _malformed(f"It is compressed (Content-Encoding: {encoding[:20]}). Send it as it is.")
 
 
 def _read(
@@ -186,7 +192,18 @@ def _first_delimiter(data: bytearray, size: int, boundary: bytes) -> _Delimiter:
     first = b"--" + boundary
     if data.startswith(first, 0, size) and (line := _line(data, len(first), size)):
         return _Delimiter(0, *line)
-    return _next_delimiter(data, 0, size, boundary)
+    try:
+        return _next_delimiter(data, 0, size, boundary)
+    except ApiError:
+        if data.startswith(first + b"\n", 0, size):
+            what = "Its lines end with a line feed alone; each must end with CR and LF (\\r\\n)."
+        elif boundary[:1] == b"'" and data.startswith(b"--" + boundary.strip(b"'"), 0, size):
+            what = (
+                "The boundary in Content-Type stands in single quotes: only double ones are quotes."
+            )
+        else:
+            raise
+        raise _malformed(what) from None
 
 
 def _next_delimiter(data: bytearray, start: int, size: int, boundary: bytes) -> _Delimiter:
@@ -274,10 +291,15 @@ def _image_part(parts: list[_Part], max_file_size: int) -> _Part:
             "multiple_images", "The form has several images. Send each in a request of its own."
         )
     if not images:
-        raise ApiError(
-            "missing_image",
-            "The form has no file in the field “image”. Choose a picture and send it as a file.",
+        detail = (
+            "The form has no file in the field “image”. Choose a picture and send it as a file."
         )
+        if any(part.filename is None and part.size for part in named):
+            detail = (
+                "The part “image” has no file name, and so it is text and no file. Send it with"
+                ' one (filename="photo.jpg"), as “curl -F image=@photo.jpg” does.'
+            )
+        raise ApiError("missing_image", detail)
     if images[0].size > max_file_size:
         raise _too_large(max_file_size, images[0].size)
     if not images[0].size:

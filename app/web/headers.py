@@ -14,6 +14,7 @@ from app.errors import ApiError
 
 _LONGEST = 255
 # RFC 9651 section 3.3.3: a string in double quotes, with \" and \\ as escapes; parameters follow.
+_SHA256 = re.compile("[0-9a-f]{64}")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:;.*)?')
 
 
@@ -53,6 +54,12 @@ def check_digest(actual: str, *, fields: Iterable[str], header: str | None) -> N
     400 ``digest_mismatch``.
     """
     claims = [*filter(None, (field.strip().lower() for field in fields)), *_sha256_of(header or "")]
+    if not all(map(_SHA256.fullmatch, claims)):
+        raise ApiError(
+            "digest_mismatch",
+            "The checksum cannot be read. The field “sha256” takes the 64 hexadecimal digits of the"
+            " file's SHA-256 and nothing else; Content-Digest takes sha-256=:Base64:.",
+        )
     if any(claim != actual for claim in claims):
         raise ApiError(
             "digest_mismatch",

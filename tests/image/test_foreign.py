@@ -51,6 +51,12 @@ FOREIGN = [
     (b"\x1a\x45\xdf\xa3", "a film"),
     (b"iVBORw0KGgoAAAANSUhEUg", "Base64"),
     ("Grüße aus der Redaktion".encode(), "This is text"),
+    ("Gr\u00fc\u00dfe aus der Redaktion".encode("latin-1"), "This is text"),
+    ("\u65e5\u672c\u8a9e".encode() * 3000, "This is text"),
+    (b"\xff" * 4000, "not a picture of a known format"),
+    (b"/9j/ is how photos begin.", "This is text"),
+    (b"data:image/ is a scheme", "This is text"),
+    (b"data:image/png;base64,iVBORw0KGgo=", "Base64"),
     (bytes(4000), "holds only zeros"),
     (b"\x9c\1\2\3\4\5\6\7" * 9, "not a picture of a known format"),
 ]

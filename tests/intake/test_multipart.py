@@ -432,3 +432,32 @@ def test_whatever_a_form_holds_comes_back(before, content, name):
     with take(plain_environ(form(*fields, part(content, filename=name))), pool) as received:
         assert bytes(received.image) == content
         assert received.filename == (name or None)
+
+
+def sentence(environ, pool) -> str:
+    with pytest.raises(ApiError) as caught:
+        take(environ, pool)
+    return caught.value.detail
+
+
+def test_a_part_without_a_file_name_is_told_so(pool):
+    detail = sentence(plain_environ(form(part(filename=None))), pool)
+    assert "has no file name" in detail
+    assert "Choose a picture" not in detail
+
+
+def test_a_compressed_body_is_named(pool):
+    environ = plain_environ(b"\x1f\x8b\x08" + bytes(99)) | {"HTTP_CONTENT_ENCODING": "gzip"}
+    assert "compressed (Content-Encoding: gzip)" in sentence(environ, pool)
+    environ["HTTP_CONTENT_ENCODING"] = "identity"
+    assert "compressed" not in sentence(environ, pool)
+
+
+def test_lines_that_end_with_a_line_feed_alone_are_named(pool):
+    detail = sentence(plain_environ(form(part()).replace(b"\r\n", b"\n")), pool)
+    assert "line feed alone" in detail
+
+
+def test_a_boundary_in_single_quotes_is_named(pool):
+    quoted = CONTENT_TYPE.replace(BOUNDARY, f"'{BOUNDARY}'")
+    assert "single quotes" in sentence(plain_environ(form(part()), quoted), pool)

@@ -100,3 +100,30 @@ def test_the_first_return_preference_asks_for_the_representation(prefer):
 )
 def test_without_one_the_answer_is_minimal(prefer):
     assert not headers.wants_representation(prefer)
+
+
+ZEROS = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "sha256:" + "0" * 64,
+        "0" * 63,
+        "0" * 64 + "  photo.jpg",
+        "\ufeff" + "0" * 64,
+        "AAAA=",
+        "g" * 64,
+    ],
+)
+def test_a_checksum_that_is_none_is_not_called_damage(claim):
+    with pytest.raises(ApiError) as caught:
+        headers.check_digest(ZEROS, fields=[claim], header=None)
+    assert caught.value.code == "digest_mismatch"
+    assert "64 hexadecimal digits" in caught.value.detail
+
+
+def test_a_content_digest_that_is_none_is_not_called_damage():
+    with pytest.raises(ApiError) as caught:
+        headers.check_digest(ZEROS, fields=[], header="sha-256=:???:")
+    assert "cannot be read" in caught.value.detail
