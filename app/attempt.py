@@ -27,7 +27,7 @@ from app.records.usage import Usage
 from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject
 
 RENEW_SECONDS = 15
-"""While a body comes, its name is entered anew after each so many seconds."""
+"""Seconds after which a name is entered anew, while its body comes."""
 
 log = logging.getLogger("uploader.upload")
 

@@ -124,7 +124,7 @@ def init_app(app: Flask, config: Config) -> None:
 
     def count(response: Response) -> Response:
         status = str(answered(response))
-        # Methods and addresses that are none would each be a series of their own.
+        # Each unknown method or address would be a series of its own.
         rule = request.url_rule
         method, route = (request.method, rule.rule) if rule else ("other", "none")
         metrics.requests.labels(method, route, status).inc()

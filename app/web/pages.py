@@ -1,4 +1,4 @@
-"""What people see: the upload page, the API reference, and a page for addresses that are none."""
+"""What people see: the upload page, the API reference, and a page for unknown addresses."""
 
 import json
 from functools import cache
@@ -74,7 +74,7 @@ def favicon() -> Response:
 
 @blueprint.app_errorhandler(404)
 def not_found(error: NotFound) -> Response | HTTPException:
-    """What an address that is none answers: a page for a person, the problem for a program."""
+    """What an unknown address answers: a page for a person, the problem for a program."""
     best = request.accept_mimetypes.best_match([*_PROBLEMS, "text/html"])
     if best != "text/html" or request.method not in ("GET", "HEAD"):
         return http_error(error)
