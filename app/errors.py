@@ -19,6 +19,7 @@ CODES: dict[str, tuple[int, str]] = {
     "invalid_api_key": (401, "API key not accepted"),
     "missing_role": (403, "Not allowed"),
     "rate_limited": (429, "Too many uploads"),
+    "too_many_at_once": (429, "Too many uploads at once"),
     "file_too_large": (413, "File too large"),
     "not_multipart": (400, "Not a form upload"),
     "malformed_multipart": (400, "Broken form upload"),
@@ -84,6 +85,17 @@ class ApiError(Exception):
             "request_id": request_id,
             **self.extra,
         }
+
+
+def too_many_at_once(cause: str, *, retry_after: int = 5) -> ApiError:
+    """The 429 of a key that holds its whole share already; ``cause`` goes to the log."""
+    return ApiError(
+        "too_many_at_once",
+        "This API key has more uploads at work than its share of the service. Nothing was stored."
+        f" Try again in {retry_after} seconds, with fewer at once.",
+        headers={"Retry-After": str(retry_after)},
+        cause=cause,
+    )
 
 
 def unavailable(code: str, cause: str, *, retry_after: int = 5) -> ApiError:

@@ -1,18 +1,27 @@
 """The parts of one process, made once and passed around."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Self, TypeVar, TypeVarTuple, cast
 
 from flask import current_app
 
 from app.config import Config
-from app.image.gate import ImageInspector
+from app.image.gate import ImageInspector, Run
 from app.intake.buffers import BufferPool
 from app.intake.processors import Processors
 from app.records.client import Redis
 from app.records.keys import KeyStore
 from app.records.usage import Usage
-from app.store.bucket import ImageStore
+from app.shares import Shares
+from app.store.bucket import PUTS_AT_ONCE, ImageStore
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+UPLOADS_OF_A_KEY = PUTS_AT_ONCE - 2
+"""Uploads of one key that a process looks at and stores at once: less than the store takes, so that
+a slow store's places are not all one key's. The next ones wait for these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,21 @@ class Service:
     inspector: ImageInspector
     pool: BufferPool
     processors: Processors
+    decoding: Shares
+    at_work: Shares
+    turns: Shares
+
+    def run_for(self, key: str, until: float) -> Run:
+        """Runs things in the threads for processors, when it is the turn of the key with this id.
+
+        It waits until then (of ``time.monotonic()``) at most.
+        """
+
+        def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
+            with self.turns.taken(key, until=until):
+                return self.processors.run(function, *args)
+
+        return run
 
     @classmethod
     def current(cls) -> Self:

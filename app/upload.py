@@ -38,14 +38,16 @@ def upload_image() -> Response:
         api_key = _authenticate(service)
         api_key.require(ROLE)
         attempt = _admit(service, api_key)
-    with attempt, _receive(service, attempt) as form:
-        deadline = time.monotonic() + service.config.upload_timeout
+    with attempt, _receive(service, api_key, attempt) as (form, deadline):
         sha256 = service.processors.run_large(hashlib.sha256, form.image).hexdigest()
         headers.check_digest(sha256, fields=form.sha256, header=form.content_digest)
         if (earlier := attempt.replay(sha256)) is not None:
             return _answer(service, earlier, replayed=True)
         with stage("inspect"):
-            g.image = service.inspector.inspect(form.image, deadline=deadline)
+            run = service.run_for(api_key.id, deadline)
+            g.image = service.inspector.inspect(
+                form.image, key=api_key.id, deadline=deadline, run=run
+            )
         result = _result(attempt, form, g.image, sha256)
         with stage("store"):
             attempt.store(_object(api_key, form, result), deadline)
@@ -109,8 +111,11 @@ def _admit(service: Service, api_key: ApiKey) -> Attempt:
 
 
 @contextmanager
-def _receive(service: Service, attempt: Attempt) -> Iterator[Form]:
-    """The form with its file, unless the request or the store already says that it is in vain."""
+def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tuple[Form, float]]:
+    """The form with its file, when it is its key's turn, and until when all else must be done.
+
+    Unless the request or the store already says that it is in vain.
+    """
     multipart.check_content_length(request.environ, MAX_FILE_SIZE)
     service.store.ensure_open()
     with stage("receive"):
@@ -121,9 +126,13 @@ def _receive(service: Service, attempt: Attempt) -> Iterator[Form]:
             timeout=service.config.body_timeout,
             meanwhile=attempt.renew,
         )
+    now = time.monotonic()
+    deadline = now + service.config.upload_timeout
     with form:
         g.image_size = len(form.image)
-        yield form
+        turn = min(deadline, now + service.config.decode_wait)
+        with service.at_work.taken(api_key.id, until=turn):
+            yield form, deadline
 
 
 def _result(attempt: Attempt, form: Form, image: ImageInfo, sha256: str) -> Result:

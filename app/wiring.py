@@ -1,5 +1,7 @@
 """``create_app`` puts the parts together and does nothing else."""
 
+import math
+
 from flask import Flask, request
 
 from app import upload
@@ -12,7 +14,8 @@ from app.ops import cli, doctor, health, logs, tracing
 from app.records.client import Redis, connect
 from app.records.keys import KeyStore
 from app.records.usage import Usage
-from app.service import Service
+from app.service import UPLOADS_OF_A_KEY, Service
+from app.shares import Shares
 from app.store.bucket import ImageStore
 from app.web import cors, pages, problems, proxies
 
@@ -62,6 +65,9 @@ def _refuse() -> None:
 
 
 def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
+    # A quarter is always left for other keys.
+    pixels = config.decode_pixels
+    decoding = Shares("pixels in decode", total=pixels, share=pixels * 3 // 4)
     processors = Processors()
     return Service(
         config=config,
@@ -72,10 +78,12 @@ def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
         inspector=ImageInspector(
             max_pixels=config.max_image_pixels,
             check=config.image_check,
-            decode_pixels=config.decode_pixels,
+            slots=decoding,
             decode_wait=config.decode_wait,
-            run=processors.run,
         ),
         pool=BufferPool(config.body_memory),
+        decoding=decoding,
+        at_work=Shares("uploads at work", total=math.inf, share=UPLOADS_OF_A_KEY),
+        turns=Shares("processor turns", total=processors.threads, share=processors.threads - 1),
         processors=processors,
     )

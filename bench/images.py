@@ -25,6 +25,7 @@ from PIL import Image
 
 from app.errors import ApiError
 from app.image.gate import ImageInspector
+from app.shares import Shares
 from tests.image import corpus
 from tests.image.measure import MAX_PIXELS, ROOT, gate, measure, peak, pillow_load
 
@@ -162,9 +163,8 @@ def sixteen(folder: Path, made: dict[str, bytes]) -> None:
 
 
 def sixteen_of(path: Path) -> None:
-    inspector = ImageInspector(
-        max_pixels=MAX_PIXELS, check="decode", decode_pixels=50_000_000, decode_wait=5
-    )
+    slots = Shares("pixels in decode", total=50_000_000, share=50_000_000)
+    inspector = ImageInspector(max_pixels=MAX_PIXELS, check="decode", slots=slots, decode_wait=5)
     outcome: Counter[str] = Counter()
 
     def inspect(data: bytes) -> None:

@@ -6,10 +6,10 @@ figures.
 """
 
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from app.config import INLINE_BYTES
@@ -36,52 +36,54 @@ class Run(Protocol):
         """Call it and wait for it."""
 
 
+class Slots(Protocol):
+    """The pixels that may be in decode at once, shared out by API key."""
+
+    def taken(self, key: str, amount: float, until: float) -> AbstractContextManager[None]:
+        """Hold so many pixels, for which it waits until then (of ``time.monotonic()``).
+
+        Raises ApiError when there is no room for them in time.
+        """
+
+
 def at_once(function: Callable[[*Ts], T], *args: *Ts) -> T:
     """Run it here and now."""
     return function(*args)
 
 
 class ImageInspector:
-    """Inspects files, and bounds what is decoded at once in this process.
+    """Inspects files. Safe between threads.
 
-    ``decode_pixels`` is the budget in pixels (of ``BYTES_PER_PIXEL`` each). A picture
-    that is larger than the budget is decoded alone. Small ones pass one that waits; who waits
-    longer than ``decode_wait`` seconds is refused with ``overloaded``. Safe between threads.
-
-    The caller waits for a slot; the work itself, which lets go of the interpreter's lock while a
-    decoder is busy, is done by ``run``: by default in the caller's thread.
+    ``slots`` bounds what is decoded at once in this process, in pixels (of ``BYTES_PER_PIXEL``
+    each); who waits longer than ``decode_wait`` seconds for room is refused.
     """
 
-    def __init__(
-        self,
-        *,
-        max_pixels: int,
-        check: str,
-        decode_pixels: int,
-        decode_wait: float,
-        run: Run = at_once,
-    ) -> None:
+    def __init__(self, *, max_pixels: int, check: str, slots: Slots, decode_wait: float) -> None:
         self._max_pixels = max_pixels
         self._decodes = check == "decode"
-        self._budget = decode_pixels
+        self._slots = slots
         self._wait = decode_wait
-        self._run = run
-        self._slots = threading.Condition()
-        self.pixels_in_use = 0
-        self.waiting = 0
 
     def inspect(
-        self, data: bytes | bytearray | memoryview, *, deadline: float = math.inf
+        self,
+        data: bytes | bytearray | memoryview,
+        *,
+        key: str = "",
+        deadline: float = math.inf,
+        run: Run = at_once,
     ) -> ImageInfo:
         """Say what ``data`` is, or raise the ApiError that tells why it is refused.
 
+        ``key`` is the id of the API key whose share of the slots it takes. The caller waits for a
+        slot; the work itself, which lets go of the interpreter's lock while a decoder is busy, is
+        done by ``run``, where it takes long: by default in the caller's thread.
         ``deadline`` (of ``time.monotonic()``) further bounds the wait for a decoding slot, and ends
         the decoding: both with ``overloaded``.
         No reference to ``data`` is left when this returns or raises: its buffer may be reused.
         """
         try:
             with memoryview(data) as view:
-                return self._inspect(view, deadline)
+                return self._inspect(view, key, deadline, run)
         except ApiError as error:
             refusal = error
         except MemoryError:
@@ -93,51 +95,31 @@ class ImageInspector:
         del data
         raise refusal
 
-    def _inspect(self, view: memoryview, deadline: float) -> ImageInfo:
+    def _inspect(self, view: memoryview, key: str, deadline: float, run: Run) -> ImageInfo:
         try:
-            run: Run = at_once if len(view) <= INLINE_BYTES else self._run
-            info = run(walk, view, self._max_pixels)
+            first: Run = at_once if len(view) <= INLINE_BYTES else run
+            info = first(walk, view, self._max_pixels)
             if self._decodes:
-                pixels = run(cost, view, info, deadline)
-                with self._slot(pixels, min(deadline, time.monotonic() + self._wait)):
-                    self._run(decode, view, info, deadline)
+                pixels = first(cost, view, info, deadline)
+                until = min(deadline, time.monotonic() + self._wait)
+                with self._slots.taken(key, pixels, until):
+                    run(decode, view, info, deadline)
         except Truncated as cut:
-            if self._decodes and (there := self._share(view, cut.kind, deadline)) is not None:
+            part = partial(share, view, cut.kind, self._max_pixels, deadline)
+            there = self._share(key, partial(run, part)) if self._decodes else None
+            if there is not None:
                 raise Truncated(cut.kind, there) from None
             raise
         return info
 
-    def _share(self, view: memoryview, kind: str, deadline: float) -> float | None:
+    def _share(self, key: str, find_out: Callable[[], float | None]) -> float | None:
         """How much of a cut picture is there, 0 to 1, where a slot is free to find out.
 
         Only a nicer sentence is at stake: nothing waits for it, and nothing fails by it.
         """
-        with suppress(Exception), self._slot(_SHARE_PIXELS, -math.inf):
-            return self._run(share, view, kind, self._max_pixels, deadline)
+        with suppress(Exception), self._slots.taken(key, _SHARE_PIXELS, -math.inf):
+            return find_out()
         return None
-
-    @contextmanager
-    def _slot(self, pixels: int, until: float) -> Iterator[None]:
-        with self._slots:
-            self.waiting += 1
-            try:
-                if not self._slots.wait_for(
-                    lambda: self._fits(pixels), max(0.0, until - time.monotonic())
-                ):
-                    cause = f"{self.pixels_in_use} pixels in decode, {self.waiting} images waiting"
-                    raise unavailable("overloaded", cause)
-            finally:
-                self.waiting -= 1
-            self.pixels_in_use += pixels
-        try:
-            yield
-        finally:
-            with self._slots:
-                self.pixels_in_use -= pixels
-                self._slots.notify_all()
-
-    def _fits(self, pixels: int) -> bool:
-        return not self.pixels_in_use or self.pixels_in_use + pixels <= self._budget
 
 
 def walk(data: bytes | bytearray | memoryview, max_pixels: int) -> ImageInfo:

@@ -23,6 +23,7 @@ class Processors:
     """
 
     def __init__(self) -> None:
+        self.threads = _cores() + 1
         self._threads: ThreadPool | None = None
 
     def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -30,7 +31,7 @@ class Processors:
         if not monkey.is_module_patched("threading"):
             return function(*args)
         if self._threads is None:
-            self._threads = ThreadPool(_cores() + 1, hub=gevent.get_hub())
+            self._threads = ThreadPool(self.threads, hub=gevent.get_hub())
         result: T = self._threads.apply(function, args)
         return result
 

@@ -105,8 +105,8 @@ class Metrics:
             seen = now
             self.memory.set(_resident_memory())
             self.body_memory.set(service.pool.in_use)
-            self.decode_pixels.set(service.inspector.pixels_in_use)
-            self.decode_waiting.set(service.inspector.waiting)
+            self.decode_pixels.set(service.decoding.in_use)
+            self.decode_waiting.set(service.decoding.waiting)
             self.breaker.set(service.store.breaker.open)
             self.processes.set(1)  # last: what is counted as a process has its figures
             time.sleep(1)

@@ -4,12 +4,12 @@ import pytest
 
 from app.errors import ApiError
 from app.image.gate import ImageInspector
+from app.shares import Shares
 
 
 def inspector(check="decode", max_pixels=100_000_000, decode_pixels=50_000_000, decode_wait=5.0):
-    return ImageInspector(
-        max_pixels=max_pixels, check=check, decode_pixels=decode_pixels, decode_wait=decode_wait
-    )
+    slots = Shares("pixels in decode", total=decode_pixels, share=decode_pixels)
+    return ImageInspector(max_pixels=max_pixels, check=check, slots=slots, decode_wait=decode_wait)
 
 
 def refusal(data, **settings) -> ApiError:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from app.errors import ApiError
 from app.image.gate import ImageInspector, decode, walk
+from app.shares import Shares
 from tests.pictures import plain
 
 Image.MAX_IMAGE_PIXELS = None
@@ -40,7 +41,8 @@ def gate(data: bytes) -> None:
 def inspect(data: bytes) -> None:
     """As an upload is looked at, the work for a refusal's sentence included."""
     everything = {"max_pixels": MAX_PIXELS, "check": "decode", "decode_wait": 5}
-    ImageInspector(**everything, decode_pixels=50_000_000).inspect(data)
+    slots = Shares("pixels in decode", total=50_000_000, share=50_000_000)
+    ImageInspector(**everything, slots=slots).inspect(data)
 
 
 WAYS: dict[str, Callable[[bytes], object]] = {

@@ -15,6 +15,7 @@ from app.config import INLINE_BYTES
 from app.errors import ApiError
 from app.image.decode import cost
 from app.image.gate import ImageInfo, ImageInspector, decode, walk
+from app.shares import Shares
 from tests.image.corpus import (
     Sample,
     apng,
@@ -249,7 +250,7 @@ LARGE = png_of(9_000, 9_000, packed_rows(9_000, 9_000, bits=8, interlaced=False)
 
 def decoding(gate: ImageInspector):
     """As while another thread decodes 81 megapixels, for exactly as long as the block lasts."""
-    return gate._slot(81_000_000, math.inf)
+    return gate._slots.taken("another key", 81_000_000, math.inf)
 
 
 def until(condition):
@@ -266,11 +267,11 @@ def test_a_picture_takes_its_pixels_from_the_budget_while_it_is_decoded():
     with decoding(gate):
         thread = threading.Thread(target=lambda: seen.append(gate.inspect(LARGE)))
         thread.start()
-        until(lambda: gate.waiting)
-    until(lambda: gate.pixels_in_use == 81_000_000 or seen)
+        until(lambda: gate._slots.waiting)
+    until(lambda: gate._slots.in_use == 50_000_000 or seen)
     thread.join()
     assert seen[0].width == 9_000
-    assert (gate.pixels_in_use, gate.waiting) == (0, 0)
+    assert (gate._slots.in_use, gate._slots.waiting) == (0, 0)
 
 
 def test_who_waits_too_long_for_a_slot_is_sent_away_with_503():
@@ -279,7 +280,7 @@ def test_who_waits_too_long_for_a_slot_is_sent_away_with_503():
         gate.inspect(png(9, 9))
     assert (caught.value.code, caught.value.status) == ("overloaded", 503)
     assert int(caught.value.headers["Retry-After"]) >= 1
-    assert (gate.pixels_in_use, gate.waiting) == (0, 0)
+    assert (gate._slots.in_use, gate._slots.waiting) == (0, 0)
 
 
 def test_a_deadline_ends_the_wait_sooner():
@@ -294,11 +295,21 @@ def test_small_pictures_pass_a_large_one_that_waits():
     second = threading.Thread(target=gate.inspect, args=(LARGE,))
     with decoding(gate):
         second.start()
-        until(lambda: gate.waiting)
+        until(lambda: gate._slots.waiting)
         assert gate.inspect(png(9, 9)).width == 9
-        assert gate.waiting == 1  # still
+        assert gate._slots.waiting == 1  # still
     second.join()
-    assert gate.pixels_in_use == 0
+    assert gate._slots.in_use == 0
+
+
+def test_one_key_that_takes_its_share_leaves_room_for_another():
+    slots = Shares("pixels in decode", total=50_000_000, share=40_000_000)
+    gate = ImageInspector(max_pixels=100_000_000, check="decode", slots=slots, decode_wait=0)
+    with slots.taken("greedy", 81_000_000):
+        with pytest.raises(ApiError) as caught:
+            gate.inspect(png(9, 9), key="greedy")
+        assert caught.value.code == "too_many_at_once"
+        assert gate.inspect(png(9, 9), key="other").width == 9
 
 
 def test_what_takes_long_is_done_where_the_caller_wants_it():
@@ -308,22 +319,21 @@ def test_what_takes_long_is_done_where_the_caller_wants_it():
         done.append(function)
         return function(*args)
 
-    settings = {"max_pixels": 1000, "decode_pixels": 1000, "decode_wait": 0, "run": run}
     large = png(9, 9) + bytes(INLINE_BYTES)
-    ImageInspector(check="decode", **settings).inspect(large)
-    ImageInspector(check="structure", **settings).inspect(large)
-    ImageInspector(check="decode", **settings).inspect(png(9, 9))
+    inspector("decode").inspect(large, run=run)
+    inspector("structure").inspect(large, run=run)
+    inspector("decode").inspect(png(9, 9), run=run)
     assert done == [walk, cost, decode, walk, decode]
 
 
 def test_with_the_structure_check_nothing_waits():
     gate = inspector("structure", decode_wait=0)
     assert gate.inspect(LARGE).width == 9_000
-    assert gate.pixels_in_use == 0
+    assert gate._slots.in_use == 0
 
 
 def test_a_refused_picture_gives_its_slot_back():
     gate = inspector()
     with pytest.raises(ApiError):
         gate.inspect(png_of(9, 9, b""))
-    assert gate.pixels_in_use == 0
+    assert gate._slots.in_use == 0

@@ -12,7 +12,7 @@ from app.config import Config
 from app.errors import CODES, unavailable
 from app.upload import ROLE
 from app.web.pages import description, resolve
-from tests.fakes import KEY, RECORD, FakeRedis, MemoryStore
+from tests.fakes import ID, KEY, RECORD, FakeRedis, MemoryStore
 from tests.image.corpus import png_of
 from tests.pictures import plain
 
@@ -33,7 +33,7 @@ class Site:
     def __init__(self):
         self.redis, self.store = FakeRedis(), MemoryStore()
         self.redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": ROLE})
-        config = Config(log_format="json", public_url="https://assets.example.org")
+        config = Config(log_format="json", public_url="https://assets.example.org", decode_wait=0)
         self.app = create_app(config, redis=self.redis, store=self.store)
         self.service = self.app.extensions["uploader"]
         self.client = self.app.test_client()
@@ -108,6 +108,11 @@ def overloaded(site):
     return site.upload()
 
 
+def too_many_at_once(site):
+    with site.service.at_work.taken(ID, 1000):
+        return site.upload()
+
+
 def internal_error(site):
     site.store.during = lambda: {}["a mistake"]
     return site.upload()
@@ -118,6 +123,7 @@ PROVOKED = {
     "invalid_api_key": lambda site: site.upload(key="nobody's"),
     "missing_role": lambda site: (site.record(roles="editor"), site.upload())[1],
     "rate_limited": rate_limited,
+    "too_many_at_once": too_many_at_once,
     "file_too_large": lambda site: site.upload(OVER),
     "not_multipart": lambda site: site.post(PNG, {"Content-Type": "image/png"}),
     "malformed_multipart": malformed,
