@@ -12,9 +12,11 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,6 +24,7 @@ from flask.cli import AppGroup
 
 from app.config import Rate
 from app.errors import ApiError
+from app.ops import backup
 from app.ops import sweep as sweeping
 from app.records import journal, usage
 from app.records.client import redis_errors, run_script
@@ -493,6 +496,44 @@ def show_usage(key_id: str, days: int, as_json: bool) -> None:
             f"{row['day']:12}{row['uploads']:>10}{row['bytes']:>16}{row['rejected']:>10}"
             f"{row['rate_limited']:>14}"
         )
+
+
+@keys.command("export")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@_command
+def export_keys(file: Path | None) -> None:
+    """All records as JSON lines, without a usable key: on standard output, or into FILE.
+
+    FILE is replaced when all of it is written, and never by an export without a record.
+    """
+    with backup.replacing(file) if file else nullcontext(sys.stdout) as output:
+        count = backup.export(_service().redis, _batches(), output)
+        if not count:
+            raise click.ClickException("There is no key to export; nothing was written.")
+    click.echo(f"{count} keys exported.", err=True)
+
+
+@keys.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--replace", is_flag=True, help="Also write over records that differ.")
+@_command
+def import_keys(file: Path, replace: bool) -> None:
+    """Add the keys of an export that Redis lacks, and say what differs.
+
+    A line that is no record ends it before anything is written.
+    """
+    try:
+        lines = sum(1 for _ in backup.read(file))
+    except ValueError as error:
+        raise click.ClickException(f"{file}: {error}; nothing was changed.") from error
+    counts = Counter[str]()
+    for each in backup.restore(_service().redis, backup.read(file), replace=replace):
+        change = ("replaced" if replace else "left as it is") if each.fields else "added"
+        counts[change] += 1
+        differs = f", differs in {_printable(', '.join(each.fields))}" if each.fields else ""
+        click.echo(f"{id_of(each.digest)}: {change}{differs}")
+    changes = ", ".join(f"{count} {change}" for change, count in sorted(counts.items()))
+    click.echo(f"{lines} keys read: {changes or 'nothing to change'}.", err=True)
 
 
 @uploads.command("sweep")

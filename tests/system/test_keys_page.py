@@ -1,6 +1,7 @@
 """Every command line of docs/keys.md, run by bash, against Valkey and Debian's redis-server."""
 
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -168,6 +169,22 @@ def test_an_active_key_needs_no_more_memory_than_the_page_says(
         assert f"{most:,}" in PAGE.read_text()
         (name,) = server.client.scan_iter(f"{prefix}:*")
         assert server.client.memory_usage(name, samples=0) <= most, name
+
+
+def test_a_key_uploads_again_after_a_redis_that_lost_everything_was_restored(
+    shell, server, make_service, seaweedfs, bucket
+):
+    service = make_service(server.url, seaweedfs.settings(bucket))
+    lines = ("flask keys create CMS --role uploader --json", "flask keys export keys.jsonl")
+    made, exported = shell(lines)
+    key = json.loads(made)["key"]
+    assert exported == "1 keys exported.\n"
+    server.client.flushall()
+    assert service.upload(picture(), key).status == 401
+    *_, kept, restored = shell(["flask keys export keys.jsonl", "flask keys import keys.jsonl"])
+    assert "nothing was written" in kept
+    assert restored.endswith("1 keys read: 1 added.\n")
+    assert service.upload(picture(), key).status == 200
 
 
 def test_a_key_that_flask_made_is_changed_with_redis_cli_and_the_other_way(shell, server):
