@@ -160,7 +160,8 @@ class Client:
 
     def _send(self, request: _Request, headers: Mapping[str, str], deadline: float) -> Answer:
         left = max(_LEAST_SECONDS, deadline - time.monotonic())
-        timeout = urllib3.Timeout(connect=min(self._connect, left), read=min(self._read, left))
+        # The total counts until the answer begins, and so with the sending of a body.
+        timeout = urllib3.Timeout(total=left, connect=self._connect, read=self._read)
         try:
             response = self._pool.urlopen(
                 request.method,
