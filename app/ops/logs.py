@@ -5,11 +5,12 @@ Never a query string, a header or a body: a key can only be in those.
 
 import json
 import logging
+import os
 import re
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from flask import Flask, Response, g, has_request_context, request
 
@@ -31,6 +32,9 @@ _NOT_IN_PATHS = re.compile(r"[?=&;#%]|[A-Za-z0-9_]{16}|[A-Za-z0-9_+~-]{24}")
 def logging_config(config: Config) -> dict[str, Any]:
     """For ``logging.config.dictConfig``: everything on standard output, in one form."""
     form = config.log_format or ("text" if sys.stdout.isatty() else "json")
+    line: dict[str, Any] = {"()": JsonFormatter if form == "json" else TextFormatter}
+    if _on_journal(sys.stdout):
+        line = {"()": JournalFormatter, "line": line["()"]()}
     level = config.log_level.upper()
     plain = {"level": level, "handlers": ["stdout"], "propagate": False}
     # gunicorn's own debug lines hold the path as it was sent.
@@ -38,7 +42,7 @@ def logging_config(config: Config) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": JsonFormatter if form == "json" else TextFormatter}},
+        "formatters": {"line": line},
         "filters": {"request": {"()": RequestFilter}},
         "handlers": {
             "stdout": {
@@ -94,6 +98,29 @@ class TextFormatter(logging.Formatter):
         shown = "".join(f" {name}={json.dumps(value)}" for name, value in fields.items())
         text = f"{when} {record.levelname.lower():8} {_printable(record.getMessage())}{shown}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+class JournalFormatter(logging.Formatter):
+    """Each line with its level as systemd's journal reads it (sd-daemon(3)), for ``-p warning``."""
+
+    def __init__(self, line: logging.Formatter) -> None:
+        super().__init__()
+        self._line = line
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As the other formatter does, with ``<4>`` and the like before each line."""
+        levels = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+        prefix = f"<{levels.get(record.levelname, 6)}>"
+        return prefix + self._line.format(record).replace("\n", f"\n{prefix}")
+
+
+def _on_journal(stream: TextIO) -> bool:
+    """Whether this output goes straight to systemd's journal (systemd.exec(5))."""
+    try:
+        file = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # a stream that is no file
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
 
 
 def _printable(text: str) -> str:

@@ -1,12 +1,19 @@
 import json
-import logging
+import logging.config
+import os
 import sys
 
 import pytest
 
 from app import create_app
 from app.config import Config
-from app.ops.logs import JsonFormatter, RequestFilter, TextFormatter, logging_config
+from app.ops.logs import (
+    JournalFormatter,
+    JsonFormatter,
+    RequestFilter,
+    TextFormatter,
+    logging_config,
+)
 from tests.fakes import ID, KEY, RECORD
 from tests.pictures import plain
 from tests.wire import CONTENT_TYPE, form, part
@@ -165,3 +172,31 @@ def test_gunicorns_debug_lines_which_hold_the_path_are_never_written():
     config = logging_config(Config(log_format="json", log_level="debug"))
     assert config["loggers"]["gunicorn.error"]["level"] == "INFO"
     assert config["loggers"]["uploader"]["level"] == "DEBUG"
+
+
+def formatter_of(config):
+    return logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["line"])
+
+
+def test_on_a_journal_each_line_begins_with_its_level_and_nowhere_else(tmp_path, monkeypatch):
+    with (tmp_path / "journal").open("w") as journal:
+        file = os.fstat(journal.fileno())
+        monkeypatch.setattr(sys, "stdout", journal)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{file.st_dev}:{file.st_ino}")
+        line = formatter_of(logging_config(Config(log_format="json")))
+        monkeypatch.setenv("JOURNAL_STREAM", f"{file.st_dev}:{file.st_ino + 1}")
+        elsewhere = formatter_of(logging_config(Config(log_format="json")))
+    for level, prefix in (("DEBUG", 7), ("INFO", 6), ("WARNING", 4), ("ERROR", 3), ("CRITICAL", 2)):
+        record = logging.makeLogRecord({"levelname": level, "msg": "text"})
+        assert line.format(record).startswith(f'<{prefix}>{{"time": ')
+        assert json.loads(line.format(record)[3:]) == json.loads(elsewhere.format(record))
+
+
+def test_on_a_journal_every_line_of_a_stack_has_its_level(tmp_path):
+    try:
+        raise ValueError
+    except ValueError:
+        record = logging.makeLogRecord({"levelname": "ERROR", "exc_info": sys.exc_info()})
+    lines = JournalFormatter(TextFormatter()).format(record).splitlines()
+    assert len(lines) > 2
+    assert all(line.startswith("<3>") for line in lines)
