@@ -122,7 +122,7 @@ class Attempt:
         """
         if self.earlier is None:
             return None
-        if self.earlier.sha256 != sha256:
+        if not self.earlier.is_of(sha256):
             raise ApiError(
                 "idempotency_mismatch",
                 "This Idempotency-Key was used with another file. Use a new key for each image.",

@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 MAX_FILE_SIZE = 15 * 1024 * 1024
 """Bytes of the largest file that is accepted (the specification's 15 MB)."""
 
-KEEP, NO_LOCATION, MINIMAL = METADATA = ("keep", "no-location", "minimal")
-"""Policies for the metadata of pictures."""
+KEEP, NO_LOCATION, MINIMAL = POLICIES = ("keep", "no-location", "minimal")
+"""What a picture may say beside its pixels."""
 
 INLINE_BYTES = 256 * 1024
 """What is smaller is hashed and walked in less time than a thread takes to be handed it."""
@@ -99,7 +99,7 @@ def parse_flag(value: str) -> bool:
     raise ValueError
 
 
-parse_metadata = _choice("keep", "no-location", "minimal")
+parse_metadata = _choice(*POLICIES)
 """Read the policy for what a picture says beside its pixels; ValueError for anything else."""
 
 
@@ -306,6 +306,9 @@ class Config:
         _whole(1, 10_000_000_000),
         "whole number: width x height x frames",
         "100000000",
+    )
+    metadata: str = _setting(
+        "METADATA", KEEP, parse_metadata, "keep, no-location or minimal", "no-location"
     )
     image_check: str = _setting(
         "IMAGE_CHECK", "decode", _choice("decode", "structure"), "decode or structure", "decode"

@@ -10,9 +10,11 @@ from typing import Any
 from flask import Blueprint, Response, g, jsonify, request
 
 from app.attempt import Attempt
-from app.config import MAX_FILE_SIZE
+from app.config import INLINE_BYTES, KEEP, MAX_FILE_SIZE, MINIMAL
 from app.errors import ApiError
+from app.image.gate import Run, at_once
 from app.image.info import EXTENSIONS, ImageInfo
+from app.image.metadata import Stripped, strip
 from app.intake import multipart
 from app.intake.multipart import Form
 from app.ops.tracing import stage
@@ -48,9 +50,10 @@ def upload_image() -> Response:
             g.image = service.inspector.inspect(
                 form.image, key=api_key.id, deadline=deadline, run=run
             )
-        result = _result(attempt, form, g.image, sha256)
+            stripped = _strip(service, api_key, form, sha256, deadline, run)
+        result = _result(attempt, g.image, stripped, sha256)
         with stage("store"):
-            attempt.store(_object(api_key, form, result), deadline)
+            attempt.store(_object(api_key, form, result, stripped), deadline)
             attempt.commit(result)
         return _answer(service, result)
 
@@ -76,6 +79,7 @@ def limits() -> Response:
             "formats": EXTENSIONS,
             "max_file_size": MAX_FILE_SIZE,
             "max_image_pixels": service.config.max_image_pixels,
+            "metadata": api_key.metadata or service.config.metadata,
         }
     )
 
@@ -135,19 +139,30 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
             yield form, deadline
 
 
-def _result(attempt: Attempt, form: Form, image: ImageInfo, sha256: str) -> Result:
+def _strip(
+    service: Service, api_key: ApiKey, form: Form, sha256: str, deadline: float, run: Run
+) -> Stripped:
+    """What the key's policy lets pass of the file, or the service's where the key has none."""
+    policy = api_key.metadata or service.config.metadata
+    at_hand = policy == KEEP or len(form.image) <= INLINE_BYTES
+    return (at_once if at_hand else run)(strip, form.image, g.image, policy, sha256, deadline)
+
+
+def _result(attempt: Attempt, image: ImageInfo, stripped: Stripped, sent_sha256: str) -> Result:
     return Result(
         key=f"uploads/{attempt.name}.{image.extension}",
         content_type=image.content_type,
-        size=len(form.image),
+        size=stripped.size,
         width=image.width,
         height=image.height,
         frames=image.frames,
-        sha256=sha256,
+        sha256=stripped.sha256,
+        metadata=stripped.policy,
+        sent_sha256=sent_sha256,
     )
 
 
-def _object(api_key: ApiKey, form: Form, result: Result) -> StoredObject:
+def _object(api_key: ApiKey, form: Form, result: Result, stripped: Stripped) -> StoredObject:
     metadata = {
         "uploaded-by": api_key.id,
         "request-id": g.request_id,
@@ -155,17 +170,19 @@ def _object(api_key: ApiKey, form: Form, result: Result) -> StoredObject:
         "width": str(result.width),
         "height": str(result.height),
     }
-    if form.filename and (filename := encode_filename(form.filename)):
+    told = form.filename if result.metadata != MINIMAL else None
+    if told and (filename := encode_filename(told)):
         metadata["original-filename"] = filename
-    return StoredObject(result.key, form.image, result.content_type, result.sha256, metadata)
+    return StoredObject(result.key, stripped.pieces, result.content_type, result.sha256, metadata)
 
 
 def _answer(service: Service, result: Result, *, replayed: bool = False) -> Response:
-    g.object_key = result.key
+    g.object_key, g.metadata = result.key, result.metadata
     data: dict[str, Any] = {"key": result.key}
     representation = headers.wants_representation(request.headers.get("Prefer", ""))
     if representation:
         data = asdict(result)
+        del data["sent_sha256"]
         if service.config.public_url:
             data["url"] = f"{service.config.public_url}/{result.key}"
     answer = jsonify(data=data)

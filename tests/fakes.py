@@ -86,7 +86,7 @@ class MemoryStore:
             during()
         if self.failure:
             raise self.failure
-        self.objects[image.key] = (bytes(image.data), image)
+        self.objects[image.key] = (b"".join(image.pieces), image)
 
     def age(self, key):
         return self.ages.get(key, 0) if key in self.objects else None

@@ -56,7 +56,7 @@ def result(attempt, size=5):
 
 
 def image(attempt):
-    return StoredObject(result(attempt).key, memoryview(b"bytes"), "image/png", SHA256, {})
+    return StoredObject(result(attempt).key, (b"bytes",), "image/png", SHA256, {})
 
 
 def run(attempt, *steps):
@@ -158,7 +158,7 @@ def test_a_repeat_whose_object_is_gone_is_the_first_upload_again(make, redis, st
 
 def test_another_object_under_the_same_name_does_not_answer_for_the_first(make, store):
     first = upload(make("k1"))
-    other = StoredObject(first.key, memoryview(b"other"), "image/png", "cd" * 32, {})
+    other = StoredObject(first.key, (b"other",), "image/png", "cd" * 32, {})
     store.put(other, 0)
     with make("k1") as again:
         again.admit()

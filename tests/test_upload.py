@@ -16,10 +16,13 @@ from app.config import Config, Rate
 from app.errors import unavailable
 from app.store import bucket
 from tests.fakes import ID, KEY, RECORD, send
+from tests.image import tagged
+from tests.image.tagged import LATITUDE
 from tests.pictures import plain
 
 ADMISSION, DECISION = 1, 2  # the pipelines of an upload
 PNG = plain()
+LOCATED = tagged.located_jpegs()["everything"]
 
 
 @pytest.fixture
@@ -111,6 +114,7 @@ def test_the_representation_comes_on_request(client):
         "height": 6,
         "frames": 1,
         "sha256": hashlib.sha256(PNG).hexdigest(),
+        "metadata": "keep",
     }
 
 
@@ -298,6 +302,87 @@ def test_a_content_digest_on_the_part_is_checked(client):
     assert_problem(client.post("/upload/image", data=body, headers=headers), 400, "digest_mismatch")
 
 
+# Metadata by policy
+
+
+def stored(store):
+    [(data, image)] = store.objects.values()
+    return data, image
+
+
+@pytest.mark.parametrize("policy", ["no-location", "minimal", "MINIMAL"])
+def test_a_key_has_a_policy_of_its_own_and_what_is_stored_follows_it(client, redis, store, policy):
+    redis.hset(RECORD, "metadata", policy)
+    answer = send(client, LOCATED, headers={"Prefer": "return=representation"}).json["data"]
+    data, image = stored(store)
+    assert LATITUDE.encode() in LOCATED
+    assert LATITUDE.encode() not in data
+    assert answer["metadata"] == policy.lower()
+    assert answer["size"] == len(data) < len(LOCATED)
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert answer["sha256"] == image.metadata["sha256"] == image.sha256 == sha256
+    assert "sent_sha256" not in answer
+
+
+def test_the_policy_of_the_service_is_for_keys_without_one(redis, store):
+    redis.hset(RECORD, mapping={"roles": "uploader"})
+    app = create_app(Config(metadata="no-location"), redis=redis, store=store)
+    answer = send(app.test_client(), LOCATED, headers={"Prefer": "return=representation"})
+    assert answer.json["data"]["metadata"] == "no-location"
+    assert LATITUDE.encode() not in stored(store)[0]
+    redis.hset(RECORD, "metadata", "keep")
+    kept = send(app.test_client(), LOCATED).json["data"]["key"]
+    assert store.objects[kept][0] == LOCATED
+
+
+@pytest.mark.parametrize("policy", ["", "no-location"])
+def test_limits_tell_the_policy_of_the_key(client, redis, policy):
+    redis.hset(RECORD, "metadata", policy)
+    answer = client.get("/upload/limits", headers={"x-api-key": KEY})
+    assert answer.json["data"]["metadata"] == (policy or "keep")
+
+
+def test_a_policy_that_cannot_be_read_grants_nothing(client, redis, store):
+    redis.hset(RECORD, "metadata", "no-gps")
+    assert_problem(send(client, PNG), 401, "invalid_api_key")
+    assert not store.objects
+
+
+def test_the_clients_digest_is_of_what_was_sent(client, redis, store):
+    redis.hset(RECORD, "metadata", "minimal")
+    sent = hashlib.sha256(LOCATED).hexdigest()
+    assert send(client, LOCATED, fields={"sha256": sent}).status_code == 200
+    left = hashlib.sha256(stored(store)[0]).hexdigest()
+    assert_problem(send(client, LOCATED, fields={"sha256": left}), 400, "digest_mismatch")
+
+
+def test_a_repeat_is_known_by_what_was_sent_and_told_what_was_stored(client, redis, store):
+    redis.hset(RECORD, "metadata", "minimal")
+    wanted = {"Idempotency-Key": "k1", "Prefer": "return=representation"}
+    first = send(client, LOCATED, headers=wanted)
+    again = send(client, LOCATED, headers=wanted)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert again.json == first.json
+    data, _ = stored(store)
+    assert_problem(send(client, data, headers=wanted), 422, "idempotency_mismatch")
+
+
+def test_a_repeat_has_the_policy_of_the_first_request(client, redis, store):
+    send(client, LOCATED, headers={"Idempotency-Key": "k1"})
+    redis.hset(RECORD, "metadata", "minimal")
+    wanted = {"Idempotency-Key": "k1", "Prefer": "return=representation"}
+    assert send(client, LOCATED, headers=wanted).json["data"]["metadata"] == "keep"
+    assert len(store.objects) == 1
+
+
+def test_the_name_of_the_file_is_kept_unless_the_policy_is_minimal(client, redis, store):
+    for policy, kept in (("no-location", True), ("minimal", False)):
+        redis.hset(RECORD, "metadata", policy)
+        answer = send(client, PNG, "Home, 1 High Street.png")
+        image = store.objects[answer.json["data"]["key"]][1]
+        assert ("original-filename" in image.metadata) is kept
+
+
 # Safe retries
 
 
@@ -467,7 +552,7 @@ def test_the_owner_of_a_key_can_ask_what_is_allowed(client, redis):
     assert answer.status_code == 200
     data = answer.json["data"]
     names = ["id", "name", "roles", "expires_at", "rate_limit", "remaining", "reset", "formats"]
-    assert sorted(data) == sorted([*names, "max_file_size", "max_image_pixels"])
+    assert sorted(data) == sorted([*names, "max_file_size", "max_image_pixels", "metadata"])
     assert (data["id"], data["name"], data["roles"]) == (ID, "Magazine CMS", ["a", "b"])
     assert data["expires_at"].startswith("2099-01-31T23:59:59")
     assert (data["rate_limit"], data["remaining"]) == ("2/day", 2)

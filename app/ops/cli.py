@@ -22,7 +22,7 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
-from app.config import Rate
+from app.config import POLICIES, Rate
 from app.errors import ApiError
 from app.ops import backup
 from app.ops import sweep as sweeping
@@ -56,6 +56,7 @@ _HEADINGS = {
     "id": "ID",
     "roles": "ROLES",
     "rate_limit": "RATE",
+    "metadata": "METADATA",
     "expires_at": "EXPIRES",
     "last_used_at": "LAST USED",
     "uploads_today": "TODAY",
@@ -140,6 +141,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="JSON for script
 @click.option("--role", "roles", multiple=True, help="A role, for example uploader; repeatable.")
 @click.option("--rate-limit", callback=_rate, help="Like 120/minute.")
 @click.option("--expires-at", callback=_expiry, help="Like 2027-01-31: until that day's end, UTC.")
+@click.option("--metadata", type=click.Choice(POLICIES), help="What its pictures may say.")
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the key from standard input.")
 @_as_json
 @_command
@@ -148,6 +150,7 @@ def create(
     roles: tuple[str, ...],
     rate_limit: str | None,
     expires_at: str | None,
+    metadata: str | None,
     from_stdin: bool,
     as_json: bool,
 ) -> None:
@@ -158,6 +161,7 @@ def create(
         "roles": " ".join(roles),
         "rate_limit": rate_limit,
         "expires_at": expires_at,
+        "metadata": metadata,
     }
     record = {field: value for field, value in given.items() if value} or {"name": ""}
     digest = digest_of(key)
@@ -274,6 +278,7 @@ def _row(
         "id": id_of(digest),
         "roles": " ".join(roles_in(_text(record, "roles"))),
         "rate_limit": _text(record, "rate_limit") or str(_service().config.rate_limit),
+        "metadata": _text(record, "metadata").lower() or _service().config.metadata,
         "expires_at": _text(record, "expires_at"),
         "last_used_at": last_used,
         "uploads_today": str(today.get("uploads", 0)),

@@ -20,7 +20,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from app.config import Config
+from app.config import POLICIES, Config
 from app.errors import CODES
 from app.ops.logs import answered
 from app.ops.sweep import Swept
@@ -46,6 +46,9 @@ class Metrics:
         )
         self.uploads = counter("uploads", "Answers to POST /upload/image.", "status", "code")
         self.images = counter("stored_images", "Answers with 200, by format.", "format")
+        self.policies = counter(
+            "metadata_policies", "Answers with 200, by policy for metadata.", "policy"
+        )
         self.bytes = counter("upload_bytes", "Bytes of the images answered with 200.")
         self.sizes = self._histogram("upload_size_bytes", "Sizes of the files received.", _BYTES)
         self.stages = self._histogram(
@@ -148,6 +151,8 @@ def init_app(app: Flask, config: Config) -> None:
 def _begin_at_zero(metrics: Metrics, app: Flask) -> None:
     """Prometheus sees no increase in a series that begins with 1."""
     metrics.uploads.labels("200", "ok")
+    for policy in POLICIES:
+        metrics.policies.labels(policy)
     for code, (status, _) in CODES.items():
         metrics.uploads.labels(str(status), code)
     for route in app.url_map.iter_rules():
@@ -165,6 +170,7 @@ def _count_upload(metrics: Metrics, status: str, code: str) -> None:
     if status == "200":
         metrics.bytes.inc(g.image_size)
         metrics.images.labels(g.object_key.rpartition(".")[2]).inc()
+        metrics.policies.labels(g.metadata).inc()
 
 
 def _count_key(metrics: Metrics, code: str) -> None:

@@ -28,6 +28,7 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 
+from app.config import KEEP
 from app.errors import ApiError
 from app.records.client import run_script
 
@@ -140,7 +141,11 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a 200 said, for a repeat of the request. Sizes in bytes and pixels."""
+    """What a 200 said, for a repeat of the request. Sizes in bytes and pixels.
+
+    ``metadata`` is the policy that was applied. ``sha256`` is of what was stored, ``sent_sha256``
+    of what was sent: empty where an earlier version of the service wrote the result.
+    """
 
     key: str
     content_type: str
@@ -149,10 +154,22 @@ class Result:
     height: int
     frames: int
     sha256: str
+    metadata: str = KEEP
+    sent_sha256: str = ""
+
+    def is_of(self, sha256: str) -> bool:
+        """Whether the file with this SHA-256 was sent for it."""
+        return sha256 == (self.sent_sha256 or self.sha256)
 
     def dump(self) -> str:
-        """As the JSON object kept in Redis; the same result gives the same text."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """As the JSON object kept in Redis; the same result gives the same text.
+
+        Without the policy where nothing was taken out: that is most of them, and they are many.
+        """
+        told = asdict(self)
+        if self.metadata == KEEP:
+            del told["metadata"], told["sent_sha256"]
+        return json.dumps(told, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -37,13 +37,18 @@ _CHECKSUM = "x-amz-checksum-sha256"
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What goes into the bucket: the bytes as sent, and what is known of them."""
+    """What goes into the bucket: its bytes in pieces, and what is known of them."""
 
     key: str
-    data: memoryview
+    pieces: Sequence[memoryview | bytes]
     content_type: str
     sha256: str
     metadata: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(map(len, self.pieces))
 
     @property
     def checksum(self) -> str:
@@ -166,7 +171,7 @@ class ImageStore:
         for which something stays behind, or nothing.
         """
         data = b"rehearsal"
-        probe = StoredObject(key, memoryview(data), "text/plain", sha256(data).hexdigest(), {})
+        probe = StoredObject(key, (data,), "text/plain", sha256(data).hexdigest(), {})
         version = self._put_once(probe, time.monotonic() + seconds)
         self._succeeded()
         try:
@@ -248,7 +253,7 @@ class ImageStore:
             "x-amz-meta-sha256": image.sha256,  # by which an object is known again
             **{f"x-amz-meta-{name}": value for name, value in image.metadata.items()},
         }
-        put = partial(self.client.put, image.key, image.data, digest=image.sha256)
+        put = partial(self.client.put, image.key, image.pieces, digest=image.sha256)
         if not self._sends_checksum:
             return put(headers=headers, deadline=deadline)
         try:
@@ -265,7 +270,7 @@ class ImageStore:
     def _seen(self, image: StoredObject, *, proven: bool) -> bool:
         """Whether the store has it when looked at: the first of a process, and the unproven."""
         try:
-            self._looked_at = self._holds(image.key, len(image.data), image.sha256)
+            self._looked_at = self._holds(image.key, image.size, image.sha256)
         except StoreError as error:
             if not proven:
                 raise
@@ -287,7 +292,7 @@ class ImageStore:
     def _settle(self, image: StoredObject, cause: StoreError) -> None:
         """Find out what became of a PUT whose answer was lost."""
         try:
-            held = self._holds(image.key, len(image.data), image.sha256)
+            held = self._holds(image.key, image.size, image.sha256)
         except StoreError as error:
             raise OutcomeUnknown(cause.cause) from error
         if not held:
@@ -314,7 +319,10 @@ def _proves_written(answer: Answer, image: StoredObject) -> bool:
     if echoed := answer.headers.get(_CHECKSUM):
         return echoed == image.checksum
     etag = answer.headers.get("ETag", "").strip('"')
-    return etag == md5(image.data, usedforsecurity=False).hexdigest()
+    digest = md5(usedforsecurity=False)
+    for piece in image.pieces:
+        digest.update(piece)
+    return etag == digest.hexdigest()
 
 
 def encode_filename(name: str, longest: int = 255) -> str:

@@ -5,7 +5,7 @@ headers of answers, and does not ask why a HEAD was refused.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -27,7 +27,6 @@ CHECK_SECONDS = 1.0
 _PIECE = 1024 * 1024
 _LONGEST_ANSWER = 64 * 1024
 _LEAST_SECONDS = 0.05
-_NOTHING = memoryview(b"")
 _SHA256_OF_NOTHING = sha256(b"").hexdigest()
 
 
@@ -46,7 +45,7 @@ class _Request:
     key: str = ""
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    data: memoryview = _NOTHING
+    pieces: Sequence[memoryview | bytes] = ()
     digest: str = _SHA256_OF_NOTHING
 
 
@@ -68,11 +67,17 @@ class Client:
         self._credentials = CredentialSource(partial(provider_of, config))
 
     def put(
-        self, key: str, data: memoryview, headers: Mapping[str, str], digest: str, deadline: float
+        self,
+        key: str,
+        pieces: Sequence[memoryview | bytes],
+        headers: Mapping[str, str],
+        digest: str,
+        deadline: float,
     ) -> Answer:
         """Send an object; ``digest`` is its SHA-256 in hex, which the signature covers."""
-        own = {"Content-Length": str(len(data)), **headers}
-        return self._signed(_Request("PUT", key, headers=own, data=data, digest=digest), deadline)
+        own = {"Content-Length": str(sum(map(len, pieces))), **headers}
+        request = _Request("PUT", key, headers=own, pieces=pieces, digest=digest)
+        return self._signed(request, deadline)
 
     def ask(self, method: str, key: str = "", *, query: str = "") -> Answer:
         """A small request about an object, or about the bucket; within CHECK_SECONDS.
@@ -116,7 +121,7 @@ class Client:
 
     def as_anyone(self, method: str, key: str = "", body: bytes = b"") -> Answer | None:
         """The answer to a request without credentials, whatever it is; None when there is none."""
-        request = _Request(method, key, data=memoryview(body))
+        request = _Request(method, key, pieces=(body,) if body else ())
         try:
             return self._send(request, {}, time.monotonic() + CHECK_SECONDS)
         except StoreError:
@@ -152,7 +157,7 @@ class Client:
             content_sha256=request.digest,
             date=date,
         )
-        more = self._more_headers() if request.data else {}
+        more = self._more_headers() if request.pieces else {}
         answer = self._send(request, {**signed, **more}, deadline)
         if not 200 <= answer.status < 300:
             raise of_answer(answer.status, answer.headers, answer.body)
@@ -166,7 +171,7 @@ class Client:
             response = self._pool.urlopen(
                 request.method,
                 self._url(request).geturl(),
-                body=_pieces(request.data, deadline) if request.data else None,
+                body=_sent(request.pieces, deadline) if request.pieces else None,
                 headers=headers,
                 timeout=timeout,
                 redirect=False,
@@ -187,12 +192,13 @@ class Client:
         return url._replace(query=request.query)
 
 
-def _pieces(data: memoryview, deadline: float) -> Iterator[memoryview]:
-    """The body in pieces, so that a store that reads slowly is noticed in time."""
-    for start in range(0, len(data), _PIECE):
-        if time.monotonic() > deadline:
-            raise TimeoutError("the store takes the body too slowly")
-        yield data[start : start + _PIECE]
+def _sent(pieces: Sequence[memoryview | bytes], deadline: float) -> Iterator[memoryview | bytes]:
+    """The body in small pieces, so that a store that reads slowly is noticed in time."""
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the store takes the body too slowly")
+            yield piece[start : start + _PIECE]
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:

@@ -60,7 +60,7 @@ def stripped(data: bytes) -> dict[str, bytes]:
     info = walk(data, 100_000_000)
     decode(data, info)
     return {
-        policy: b"".join(strip(memoryview(data), info, policy, math.inf))
+        policy: b"".join(strip(memoryview(data), info, policy, "", math.inf).pieces)
         for policy in (NO_LOCATION, MINIMAL)
     }
 
@@ -72,7 +72,7 @@ def faults(data: bytes, policy: str) -> str:
         decode(data, info)
     except ApiError as error:
         return f"refused by the gate: {error}"
-    again = strip(memoryview(data), info, policy, math.inf)
+    again = strip(memoryview(data), info, policy, "", math.inf).pieces
     return "" if len(again) == 1 and len(again[0]) == len(data) else "changed once more"
 
 

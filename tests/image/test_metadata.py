@@ -34,7 +34,7 @@ EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp"}
 
 def pieces(data, policy, deadline=math.inf):
     info = walk(data, 100_000_000)
-    return strip(memoryview(data), info, policy, deadline)
+    return strip(memoryview(data), info, policy, "", deadline).pieces
 
 
 def stripped(data, policy=NO_LOCATION):
@@ -81,7 +81,7 @@ def _hexadecimal(text):
 @pytest.mark.parametrize("name", NAMES)
 def test_keep_gives_the_file_itself(name):
     view = memoryview(LOCATED_FILES[name])
-    (same,) = strip(view, walk(view, 10**8), KEEP, math.inf)
+    (same,) = strip(view, walk(view, 10**8), KEEP, "", math.inf).pieces
     assert same is view
 
 
@@ -111,7 +111,7 @@ def test_what_is_left_passes_the_gate_and_a_second_time_changes_nothing(name, po
     info = walk(after, 10**8)
     decode(after, info)
     assert info == walk(LOCATED_FILES[name], 10**8)
-    (same,) = strip(after, info, policy, math.inf)
+    (same,) = strip(after, info, policy, "", math.inf).pieces
     assert same is after
 
 
@@ -152,7 +152,7 @@ def test_every_valid_picture_stays_one(sample, policy):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 def test_a_file_with_nothing_to_remove_is_the_same_view(kind, policy):
     view = memoryview(encode(photo(64, 48), kind))
-    (same,) = strip(view, walk(view, 10**8), policy, math.inf)
+    (same,) = strip(view, walk(view, 10**8), policy, "", math.inf).pieces
     assert same is view
 
 
@@ -417,7 +417,7 @@ def test_many_small_blocks_cost_little_memory(name, policy):
     info = walk(data, 10**8)
     tracemalloc.start()
     try:
-        after = strip(memoryview(data), info, policy, math.inf)
+        after = strip(memoryview(data), info, policy, "", math.inf).pieces
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -79,6 +79,7 @@ def test_create_prints_the_key_once_and_keeps_only_its_hash(run, redis):
     output = run(
         *("create", "Magazine CMS", "--role", "uploader", "--role", "reader"),
         *("--rate-limit", "120/minute", "--expires-at", "2999-01-31"),
+        *("--metadata", "no-location"),
     ).stdout
     key_id, key = re.fullmatch(r"id:  ([0-9a-f]{12})\nkey: (upl_\w{44})\n", output).groups()
     assert digest(key)[:12] == key_id
@@ -88,6 +89,7 @@ def test_create_prints_the_key_once_and_keeps_only_its_hash(run, redis):
         "roles": "uploader reader",
         "rate_limit": "120/minute",
         "expires_at": "2999-01-31",
+        "metadata": "no-location",
     }
 
 
@@ -169,17 +171,17 @@ def test_create_refuses_what_could_not_be_read_again(run, redis, option):
 def test_list_shows_the_keys_by_name(run, redis):
     add(redis, "a" * 40, name="Web shop", roles="uploader", rate_limit="5/day")
     add(redis, "b" * 40, name="archive", roles="reader,uploader", expires_at="2020-01-01")
-    add(redis, "c" * 40, name="Magazine", disabled="yes")
+    add(redis, "c" * 40, name="Magazine", disabled="yes", metadata="Minimal")
     redis.set(f"lastused:{digest('c' * 40)[:12]}", "2026-07-01T10:00:00Z")
     redis.hset(f"usage:{digest('a' * 40)[:12]}:{day()}", "uploads", 7)
     lines = run("list").stdout.splitlines()
-    headings = "NAME ID ROLES RATE EXPIRES LAST USED TODAY STATE"
+    headings = "NAME ID ROLES RATE METADATA EXPIRES LAST USED TODAY STATE"
     ids = [digest(letter * 40)[:12] for letter in "bca"]
     assert [" ".join(line.split()) for line in lines] == [
         headings,
-        f"archive {ids[0]} reader uploader 60/minute 2020-01-01 0 expired",
-        f"Magazine {ids[1]} 60/minute 2026-07-01T10:00:00Z 0 disabled",
-        f"Web shop {ids[2]} uploader 5/day 7 good",
+        f"archive {ids[0]} reader uploader 60/minute keep 2020-01-01 0 expired",
+        f"Magazine {ids[1]} 60/minute minimal 2026-07-01T10:00:00Z 0 disabled",
+        f"Web shop {ids[2]} uploader 5/day keep 7 good",
     ]
 
 
@@ -234,6 +236,7 @@ def test_show_tells_one_key_whole(run, redis):
         f"id:            {key_digest[:12]}",
         "roles:         uploader",
         "rate limit:    5/day",
+        "metadata:      keep",
         "expires at:    2999-01-31",
         "last used at:",
         "uploads today: 0",

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,9 @@ from app.records import journal
 from app.records.journal import Entry, Result
 
 RESULT = Result("uploads/n.png", "image/png", 10, 1, 2, 1, "ab" * 32)
+
+
+EARLIER_FIELDS = ("key", "content_type", "size", "width", "height", "frames", "sha256")
 
 
 def entry(name="n1", repeat_key="k", digest="a" * 64):
@@ -23,6 +27,19 @@ def later(redis, seconds):
 
 def claimed(redis):
     return [each.name for each in journal.claim(redis)]
+
+
+def test_a_result_is_of_the_file_that_was_sent():
+    stripped = replace(RESULT, sent_sha256="cd" * 32)
+    assert stripped.is_of("cd" * 32)
+    assert not stripped.is_of(stripped.sha256)
+
+
+def test_a_result_of_an_earlier_version_is_of_the_file_that_was_stored():
+    earlier = json.dumps({name: getattr(RESULT, name) for name in EARLIER_FIELDS})
+    found = journal.replay(earlier.encode())
+    assert found == RESULT
+    assert found.is_of(RESULT.sha256)
 
 
 def test_a_committed_name_is_never_swept(redis):

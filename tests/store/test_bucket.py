@@ -23,7 +23,7 @@ class Clock:
 def image(data=b"a picture"):
     digest = hashlib.sha256(data).hexdigest()
     metadata = {"sha256": digest}
-    return StoredObject("uploads/x.png", memoryview(data), "image/png", digest, metadata)
+    return StoredObject("uploads/x.png", (data,), "image/png", digest, metadata)
 
 
 def soon(seconds=20):

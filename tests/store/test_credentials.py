@@ -106,7 +106,7 @@ def test_refused_credentials_are_replaced_where_there_are_others(source, role, c
 
 def put(store, key="uploads/x.png"):
     digest = hashlib.sha256(b"x").hexdigest()
-    store.put(StoredObject(key, memoryview(b"x"), "image/png", digest, {}), time.monotonic() + 9)
+    store.put(StoredObject(key, (b"x",), "image/png", digest, {}), time.monotonic() + 9)
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ knows what stands in it (``exif``, ``xmp``, ``photoshop``). What cannot be read 
 in doubt nothing stays. docs/privacy.md has the table.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from app.config import KEEP, MINIMAL
+from app.errors import unavailable
 from app.image.info import ImageInfo
 from app.image.metadata import gif, jpeg, png, webp
 from app.image.metadata.edits import Edit, Effort, Piece, applied
 
-__all__ = ["Piece", "strip"]
+__all__ = ["Piece", "Stripped", "strip"]
 
 _FORMATS: dict[str, Callable[[memoryview, ImageInfo, bool, Effort], Iterator[Edit]]] = {
     "JPEG": jpeg.edits,
@@ -24,12 +27,35 @@ _FORMATS: dict[str, Callable[[memoryview, ImageInfo, bool, Effort], Iterator[Edi
 }
 
 
-def strip(view: memoryview, info: ImageInfo, policy: str, deadline: float) -> tuple[Piece, ...]:
+class Stripped(NamedTuple):
+    """A file as a policy lets it pass: its bytes in pieces, how many they are, their SHA-256."""
+
+    policy: str
+    pieces: tuple[Piece, ...]
+    size: int
+    sha256: str
+
+
+def strip(view: memoryview, info: ImageInfo, policy: str, sha256: str, deadline: float) -> Stripped:
     """The file ``view``, which the gate found to be ``info``, as ``policy`` lets it pass.
 
-    Gives ``(view,)`` itself where nothing has to go. Raises ``overloaded`` after ``deadline``
-    (of ``time.monotonic()``), and nothing else for any file that passed the gate.
+    ``sha256`` (hex) is its own, which holds for ``view`` itself where nothing has to go. Raises
+    the 503 ``overloaded`` after ``deadline`` (of ``time.monotonic()``) or without memory, and
+    nothing else for any file that passed the gate.
     """
+    try:
+        pieces = _pieces(view, info, policy, deadline)
+    except MemoryError:
+        raise unavailable("overloaded", "out of memory while metadata was read") from None
+    if pieces[0] is view:
+        return Stripped(policy, pieces, len(view), sha256)
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return Stripped(policy, pieces, sum(map(len, pieces)), digest.hexdigest())
+
+
+def _pieces(view: memoryview, info: ImageInfo, policy: str, deadline: float) -> tuple[Piece, ...]:
     if policy == KEEP:
         return (view,)
     effort = Effort(deadline)
