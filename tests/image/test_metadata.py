@@ -410,6 +410,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("policy", BOTH)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_many_small_blocks_cost_little_memory(name, policy):
@@ -447,6 +448,7 @@ def test_the_coded_data_is_not_copied():
     assert copied < 8_000
 
 
+@pytest.mark.thorough
 @pytest.mark.needs_program("exiftool")
 def test_mutants_raise_nothing_pass_the_gate_and_tell_nothing():
     command = [sys.executable, "-m", "tests.image.mutate_metadata", "--files", "1000", "--judge"]

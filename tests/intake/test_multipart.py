@@ -330,7 +330,7 @@ def test_a_content_length_that_must_be_too_large_is_refused_before_the_body():
 
 
 def test_no_more_is_taken_from_the_pool_than_it_has():
-    pool = BufferPool(16 * 1024 * 1024)
+    pool = BufferPool(16 * 1024 * 1024, wait=0.05)
     held = take(plain_environ(form(part(bytes(10_000_000)))), pool)
     assert code(plain_environ(form(part(bytes(10_000_000)))), pool) == "overloaded"
     held.release()

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from dataclasses import replace
 
 import pytest
 import urllib3
@@ -10,6 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from app import create_app
 from app.config import Config
 from app.errors import CODES, unavailable
+from app.intake.buffers import BufferPool
 from app.upload import ROLE
 from app.web.pages import description, resolve
 from tests.fakes import ID, KEY, RECORD, FakeRedis, MemoryStore
@@ -104,7 +106,8 @@ def storage_unavailable(site):
 
 
 def overloaded(site):
-    site.service.pool.take(site.service.config.body_memory)
+    full = replace(site.service, pool=BufferPool(0, wait=0))
+    site.app.extensions["uploader"] = full
     return site.upload()
 
 
