@@ -128,6 +128,7 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
             pool=service.pool,
             max_file_size=MAX_FILE_SIZE,
             timeout=service.config.body_timeout,
+            key=api_key.id,
             meanwhile=attempt.renew,
         )
     now = time.monotonic()

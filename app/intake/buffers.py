@@ -1,12 +1,14 @@
 """Buffers for bodies: reused, and never more than a limit of them in memory."""
 
 import threading
+from collections import Counter
 
-from app.errors import unavailable
+from app.errors import ApiError, too_many_at_once, unavailable
 
 SMALLEST = 32 * 1024
 """Bytes of the smallest buffer: what a body begins with."""
 
+_LARGEST = 16 * 1024 * 1024  # a file of the largest size, and the form around it
 _IDLE_BUFFERS = 8
 _IDLE_BYTES = 16 * 1024 * 1024
 ROOM_SECONDS = 8.0
@@ -16,23 +18,32 @@ ROOM_SECONDS = 8.0
 class BufferPool:
     """Buffers for bodies: reused, and never more than ``limit`` bytes of them in memory.
 
-    A body for which there is no room waits up to ``wait`` seconds: most bodies end within these.
+    One API key has at most seven eighths of them, and at least room for one body: who sends much
+    and then falls silent leaves room for others. A body for which there is no room waits up to
+    ``wait`` seconds: most bodies end within these.
     """
 
     def __init__(self, limit: int, *, wait: float = ROOM_SECONDS) -> None:
         self._limit = limit
+        self._share = max(limit * 7 // 8, min(limit, _LARGEST))
         self._wait = wait
         self._lock = threading.Condition()
         self._idle: list[bytearray] = []
+        self._owners: dict[int, str] = {}  # the key of each buffer in use, by its id()
+        self._held: Counter[str] = Counter()
         self.in_use = 0
 
-    def take(self, size: int) -> bytearray:
-        """A buffer of at least ``size`` bytes; the 503 ``overloaded`` when no room comes free."""
-        return self._take(size, instead_of=0)
+    def take(self, size: int, key: str = "") -> bytearray:
+        """A buffer of at least ``size`` bytes for the API key with this id.
+
+        When no room comes free in time: the 429 ``too_many_at_once`` when what there is was kept
+        from this key, which has its share already, else the 503 ``overloaded``.
+        """
+        return self._take(size, key, instead_of=0)
 
     def grow(self, buffer: bytearray, size: int) -> bytearray:
         """A larger buffer with the same bytes, in place of one that was taken."""
-        larger = self._take(size, instead_of=len(buffer))
+        larger = self._take(size, self._owners[id(buffer)], instead_of=len(buffer))
         larger[: len(buffer)] = buffer
         with self._lock:
             self._keep(buffer)
@@ -41,24 +52,37 @@ class BufferPool:
     def give_back(self, buffer: bytearray) -> None:
         """Return a buffer; a few are kept for the next bodies, 16 MiB at most."""
         with self._lock:
-            self.in_use -= len(buffer)
+            self._charge(self._owners[id(buffer)], -len(buffer))
             self._keep(buffer)
             self._lock.notify_all()
 
-    def _take(self, size: int, *, instead_of: int) -> bytearray:
+    def _take(self, size: int, key: str, *, instead_of: int) -> bytearray:
         size = _round_up(size)
 
-        def fits() -> bool:
-            return size <= self._limit - self.in_use + instead_of
+        def room() -> int:
+            return min(self._limit - self.in_use, self._share - self._held[key]) + instead_of
 
         with self._lock:
-            if size > self._limit or not self._lock.wait_for(fits, self._wait):
-                raise unavailable("overloaded", f"{self.in_use} bytes of bodies in memory")
-            room = self._limit - self.in_use + instead_of
-            buffer = self._from_idle(size, room)
-            self.in_use += (size if buffer is None else len(buffer)) - instead_of
+            possible = size <= self._share
+            if not (possible and self._lock.wait_for(lambda: size <= room(), self._wait)):
+                raise self._refusal(key, size - instead_of)
+            buffer = self._from_idle(size, room())
+            self._charge(key, (size if buffer is None else len(buffer)) - instead_of)
             self._trim()
-        return bytearray(size) if buffer is None else buffer
+        buffer = bytearray(size) if buffer is None else buffer
+        self._owners[id(buffer)] = key
+        return buffer
+
+    def _charge(self, key: str, size: int) -> None:
+        self.in_use += size
+        self._held[key] += size
+        if not self._held[key]:
+            del self._held[key]
+
+    def _refusal(self, key: str, size: int) -> ApiError:
+        cause = f"{self._held[key]} of {self.in_use} bytes of bodies in memory are of this key"
+        kept = size <= self._limit - self.in_use
+        return too_many_at_once(cause) if kept else unavailable("overloaded", cause)
 
     def _from_idle(self, size: int, most: int) -> bytearray | None:
         fitting = [idle for idle in self._idle if size <= len(idle) <= min(2 * size, most)]
@@ -67,6 +91,7 @@ class BufferPool:
         return buffer
 
     def _keep(self, buffer: bytearray) -> None:
+        del self._owners[id(buffer)]
         self._idle.append(buffer)
         self._trim()
 

@@ -96,19 +96,23 @@ def receive(
     pool: BufferPool,
     max_file_size: int,
     timeout: float,
+    key: str = "",
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Form:
     """Read the body and find its file; ``meanwhile`` is called after each piece.
 
+    ``key`` is the id of the API key whose share of the pool it takes.
+
     ``check_content_length`` comes first: the caller has better things to ask in between.
 
     Raises ApiError with the codes of the contract; ``overloaded`` when the
-    pool has no room, ``request_timeout`` after ``timeout`` seconds.
+    pool has no room, ``too_many_at_once`` when the key has its share of it,
+    ``request_timeout`` after ``timeout`` seconds.
     """
     boundary = _boundary(environ)
     _check_encoding(environ.get("HTTP_CONTENT_ENCODING", ""))
     deadline = time.monotonic() + timeout
-    buffer, size = _read(Body.of(environ), pool, max_file_size, deadline, meanwhile)
+    buffer, size = _read(Body.of(environ), pool, key, max_file_size, deadline, meanwhile)
     try:
         parts = list(_parts(buffer, size, boundary))
         part = _image_part(parts, max_file_size)
@@ -145,6 +149,7 @@ def _check_encoding(header: str) -> None:
 def _read(
     body: Body,
     pool: BufferPool,
+    key: str,
     max_file_size: int,
     deadline: float,
     meanwhile: Callable[[], None],
@@ -157,7 +162,7 @@ def _read(
         raise _malformed("The request has no body.")
     size, most, begun = 0, max_file_size + FRAMING, time.monotonic()
     whole_size = most + 1 if body.length is None else body.length
-    buffer = pool.take(min(whole_size, SMALLEST))
+    buffer = pool.take(min(whole_size, SMALLEST), key)
     try:
         while not body.ended:
             if size > most:

@@ -30,10 +30,10 @@ def test_a_large_buffer_is_not_given_to_a_small_body():
 
 def test_the_pool_counts_what_is_in_use_and_refuses_beyond_its_limit():
     pool = BufferPool(33 * 1024 * 1024, wait=0)
-    held = [pool.take(15 * 1024 * 1024) for _ in range(2)]
+    held = [pool.take(15 * 1024 * 1024, key) for key in "ab"]
     assert pool.in_use == sum(map(len, held))
     with pytest.raises(ApiError) as raised:
-        pool.take(15 * 1024 * 1024)
+        pool.take(15 * 1024 * 1024, "c")
     assert (raised.value.status, raised.value.code) == (503, "overloaded")
     assert raised.value.headers["Retry-After"]
     assert pool.in_use == sum(map(len, held))
@@ -45,9 +45,9 @@ def test_kept_buffers_and_those_in_use_are_together_within_the_limit():
     limit = 32 * 1024 * 1024
     pool = BufferPool(limit)
     tracemalloc.start()
-    held = [pool.take(15_000_000) for _ in range(2)]
+    held = [pool.take(15_000_000, key) for key in "ab"]
     pool.give_back(held.pop())
-    held.append(pool.take(16_500_000))  # the one that was kept is too small
+    held.append(pool.take(16_500_000, "b"))  # the one that was kept is too small
     assert tracemalloc.get_traced_memory()[0] <= limit
     tracemalloc.stop()
 
@@ -65,6 +65,36 @@ def test_a_buffer_grows_keeps_its_bytes_and_counts_once():
     assert pool.in_use == len(buffer)
     pool.give_back(buffer)
     assert pool.in_use == 0
+
+
+def test_one_key_leaves_an_eighth_of_the_room_to_others():
+    pool = BufferPool(128 * 1024 * 1024, wait=0)
+    held = [pool.take(15 * 1024 * 1024, "greedy") for _ in range(7)]
+    with pytest.raises(ApiError) as raised:
+        pool.take(15 * 1024 * 1024, "greedy")
+    assert (raised.value.status, raised.value.code) == (429, "too_many_at_once")
+    with pytest.raises(ApiError) as raised:
+        pool.grow(held[0], 31 * 1024 * 1024)
+    assert raised.value.code == "too_many_at_once"
+    pool.take(15 * 1024 * 1024, "other")
+    with pytest.raises(ApiError) as raised:
+        pool.take(15 * 1024 * 1024, "greedy")
+    assert (raised.value.status, raised.value.code) == (503, "overloaded")
+    pool.give_back(held.pop())
+    pool.take(15 * 1024 * 1024, "greedy")
+
+
+def test_one_body_always_has_room_however_small_the_limit():
+    pool = BufferPool(16 * 1024 * 1024, wait=0)
+    buffer = pool.take(64 * 1024, "key")
+    assert len(pool.grow(buffer, 15 * 1024 * 1024 + 100_000)) > 15 * 1024 * 1024
+
+
+def test_a_pool_to_which_all_was_given_back_remembers_no_key():
+    pool = BufferPool(2**30)
+    for buffer in [pool.grow(pool.take(70_000, str(number)), 200_000) for number in range(50)]:
+        pool.give_back(buffer)
+    assert (pool.in_use, pool._held, pool._owners) == (0, {}, {})
 
 
 def test_an_idle_pool_holds_one_large_buffer():

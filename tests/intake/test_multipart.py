@@ -330,9 +330,10 @@ def test_a_content_length_that_must_be_too_large_is_refused_before_the_body():
 
 
 def test_no_more_is_taken_from_the_pool_than_it_has():
-    pool = BufferPool(16 * 1024 * 1024, wait=0.05)
-    held = take(plain_environ(form(part(bytes(10_000_000)))), pool)
-    assert code(plain_environ(form(part(bytes(10_000_000)))), pool) == "overloaded"
+    pool = BufferPool(16 * 1024 * 1024, wait=0)
+    large = form(part(bytes(10_000_000)))
+    held = take(plain_environ(large), pool, key="one")
+    assert code(plain_environ(large), pool, key="another") == "overloaded"
     held.release()
     assert image(plain_environ(form()), pool) == PNG
     assert pool.in_use == 0
