@@ -40,7 +40,7 @@ class StandIn(ThreadingHTTPServer):
         return sum(seen.startswith(f"{method} ") for seen in self.seen)
 
     def answer(self, method, path, headers, body):
-        """Status, headers and body."""
+        """Status, headers and body; pieces of a body need a Content-Length among the headers."""
         raise NotImplementedError
 
     def __enter__(self):
@@ -66,8 +66,9 @@ class Handler(BaseHTTPRequestHandler):
         if "Content-Length" not in headers:
             self.send_header("Content-Length", str(len(said)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(said)
+        for piece in [said] if isinstance(said, bytes) else said:
+            if self.command != "HEAD":
+                self.wfile.write(piece)
 
     def log_message(self, *_):
         pass

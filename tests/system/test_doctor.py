@@ -32,7 +32,8 @@ def test_when_all_is_well_it_says_so_and_leaves_nothing_behind(server, store, se
         "Valkey" in found["redis version"]["found"] or "valkey" in found["redis version"]["found"]
     )
     assert seaweedfs.keys(bucket) - before == set()
-    wait_until(lambda: server.client.keys("*") == [])
+    # The sweep's history is the service's own: the doctor looks through the list as a sweep does.
+    wait_until(lambda: server.client.keys("[^h]*") == [])
 
 
 def test_the_table_fits_a_terminal_and_has_no_colours_in_a_file(server, store):

@@ -1,0 +1,104 @@
+import itertools
+import time
+
+import pytest
+
+from app.config import Config
+from app.store.causes import StoreError
+from app.store.client import Client
+from tests.system.stand_ins import Store, s3_error
+
+
+@pytest.fixture
+def server():
+    with Store() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    return connected(server)
+
+
+def connected(server, **settings):
+    return Client(Config.from_env(server.settings() | settings), connections=2)
+
+
+def test_a_bucket_that_is_there_costs_one_request(server, client):
+    client.find_bucket()
+    assert server.seen == ["HEAD /assets"]
+
+
+def test_a_store_without_headers_of_its_own_is_known_by_its_listing(server, client):
+    server.refuse = lambda method, *_: (200, {}, b"") if method == "HEAD" else None
+    client.find_bucket()
+    assert server.seen == ["HEAD /assets", "GET /assets?list-type=2&max-keys=1"]
+
+
+def test_a_store_that_knows_no_head_of_a_bucket_will_do(server, client):
+    server.refuse = lambda method, *_: (405, {}, b"") if method == "HEAD" else None
+    client.find_bucket()
+
+
+def test_the_reason_of_a_refused_head_is_that_of_a_get(server, client):
+    def refuse(method, *_):
+        status, headers, body = s3_error(403, "InvalidAccessKeyId")
+        return status, headers, b"" if method == "HEAD" else body
+
+    server.refuse = refuse
+    for look in (client.find_bucket, lambda: client.stat("uploads/x.png")):
+        with pytest.raises(StoreError, match="wrong credentials: the access key is not known"):
+            look()
+
+
+def test_a_missing_object_is_told_from_a_missing_bucket_by_one_request(server, client):
+    with pytest.raises(StoreError) as missing:
+        client.stat("uploads/x.png")
+    assert missing.value.missing
+    assert server.seen == ["HEAD /assets/uploads/x.png"]
+
+
+def test_a_redirect_is_not_followed(server, client):
+    elsewhere = {"Location": "http://127.0.0.1:1/", "x-amz-request-id": "1"}
+    server.refuse = lambda *_: (307, elsewhere, b"")
+    with pytest.raises(StoreError):
+        client.ask("GET")
+    assert len(server.seen) == 1
+
+
+def test_a_long_answer_is_cut_and_its_connection_is_used_no_more(server, client):
+    server.refuse = lambda *_: (200, {}, b"x" * 1_000_000)
+    assert len(client.ask("GET").body) == 65_536
+    server.refuse = lambda *_: None
+    client.find_bucket()
+
+
+def test_an_answer_that_trickles_is_given_up(server, client):
+    def pieces():
+        for _ in itertools.repeat(None, 600):
+            yield b"x"
+            time.sleep(0.1)
+
+    server.refuse = lambda *_: (200, {"Content-Length": "600"}, pieces())
+    assert len(client.ask("GET").body) < 600
+    server.refuse = lambda *_: None
+    client.find_bucket()
+
+
+def test_whoever_has_no_credentials_gets_the_answer_as_it_is(server, client):
+    server.refuse = lambda *_: s3_error(403, "AccessDenied")
+    assert client.as_anyone("GET").status == 403
+    nowhere = connected(server, S3_ENDPOINT="http://127.0.0.1:1")
+    assert nowhere.as_anyone("GET", "uploads/x.png") is None
+
+
+def test_the_bucket_stands_in_the_host_on_aws_and_in_the_path_elsewhere():
+    def address(endpoint):
+        client = Client(Config.from_env({"S3_ENDPOINT": endpoint}), connections=1)
+        request = type("Request", (), {"method": "PUT", "key": "uploads/x", "query": ""})
+        return client._url(request).geturl()
+
+    aws = address("https://s3.us-east-1.amazonaws.com")
+    assert aws == "https://assets.s3.us-east-1.amazonaws.com/uploads/x"
+    assert address("http://127.0.0.1:9000") == "http://127.0.0.1:9000/assets/uploads/x"
+    assert address("http://[::1]:9000") == "http://[::1]:9000/assets/uploads/x"
