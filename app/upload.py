@@ -1,4 +1,4 @@
-"""POST /upload/image, its whole story on one screen, and GET /upload/limits."""
+"""POST /upload/image: its whole story on one screen."""
 
 import hashlib
 import time
@@ -9,17 +9,15 @@ from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 
+from app.access import authenticate
 from app.attempt import Attempt
-from app.config import INLINE_BYTES, KEEP, MAX_FILE_SIZE, MINIMAL
+from app.config import MAX_FILE_SIZE, MINIMAL
 from app.errors import ApiError
-from app.image.gate import Run, at_once
-from app.image.info import EXTENSIONS, ImageInfo
-from app.image.metadata import Stripped, strip
+from app.image.info import ImageInfo
+from app.image.metadata import Stripped
 from app.intake import multipart
 from app.intake.multipart import Form
 from app.ops.tracing import stage
-from app.records import ratelimit
-from app.records.client import redis_errors
 from app.records.journal import Result
 from app.records.keys import ApiKey
 from app.service import Service
@@ -37,7 +35,7 @@ def upload_image() -> Response:
     """Check the key, take the file in, look at it, store it, answer with its key."""
     service = Service.current()
     with stage("auth"):
-        api_key = _authenticate(service)
+        api_key = authenticate(service)
         api_key.require(ROLE)
         attempt = _admit(service, api_key)
     with attempt, _receive(service, api_key, attempt) as (form, deadline):
@@ -46,49 +44,12 @@ def upload_image() -> Response:
         if (earlier := attempt.replay(sha256)) is not None:
             return _answer(service, earlier, replayed=True)
         with stage("inspect"):
-            run = service.run_for(api_key.id, deadline)
-            g.image = service.inspector.inspect(
-                form.image, key=api_key.id, deadline=deadline, run=run
-            )
-            stripped = _strip(service, api_key, form, sha256, deadline, run)
+            g.image, stripped = service.inspect(form.image, sha256, api_key, deadline)
         result = _result(attempt, g.image, stripped, sha256)
         with stage("store"):
             attempt.store(_object(api_key, form, result, stripped), deadline)
             attempt.commit(result)
         return _answer(service, result)
-
-
-@blueprint.get("/limits")
-def limits() -> Response:
-    """What the owner of a key may do; costs no rate and needs no role."""
-    service = Service.current()
-    api_key = _authenticate(service)
-    with redis_errors(), service.redis.pipeline(transaction=False) as pipe:
-        ratelimit.count(pipe, api_key.id, api_key.rate, cost=0)
-        g.rate = ratelimit.state(api_key.rate, pipe.execute()[0])
-    expires_at = api_key.expires_at
-    return jsonify(
-        data={
-            "id": api_key.id,
-            "name": api_key.name,
-            "roles": sorted(api_key.roles),
-            "expires_at": expires_at.isoformat() if expires_at else None,
-            "rate_limit": str(api_key.rate),
-            "remaining": g.rate.remaining,
-            "reset": g.rate.reset,
-            "formats": EXTENSIONS,
-            "max_file_size": MAX_FILE_SIZE,
-            "max_image_pixels": service.config.max_image_pixels,
-            "metadata": api_key.metadata or service.config.metadata,
-        }
-    )
-
-
-def _authenticate(service: Service) -> ApiKey:
-    header = request.headers.get("x-api-key", "").encode("latin-1")  # as WSGI has it
-    api_key = service.keys.authenticate(header or request.args.get("x-api-key"))
-    g.key_id = api_key.id
-    return api_key
 
 
 def _admit(service: Service, api_key: ApiKey) -> Attempt:
@@ -140,15 +101,6 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
             yield form, deadline
 
 
-def _strip(
-    service: Service, api_key: ApiKey, form: Form, sha256: str, deadline: float, run: Run
-) -> Stripped:
-    """What the key's policy lets pass of the file, or the service's where the key has none."""
-    policy = api_key.metadata or service.config.metadata
-    at_hand = policy == KEEP or len(form.image) <= INLINE_BYTES
-    return (at_once if at_hand else run)(strip, form.image, g.image, policy, sha256, deadline)
-
-
 def _result(attempt: Attempt, image: ImageInfo, stripped: Stripped, sent_sha256: str) -> Result:
     return Result(
         key=f"uploads/{attempt.name}.{image.extension}",
@@ -171,8 +123,8 @@ def _object(api_key: ApiKey, form: Form, result: Result, stripped: Stripped) -> 
         "width": str(result.width),
         "height": str(result.height),
     }
-    told = form.filename if result.metadata != MINIMAL else None
-    if told and (filename := encode_filename(told)):
+    kept = form.filename if result.metadata != MINIMAL else None
+    if kept and (filename := encode_filename(kept)):
         metadata["original-filename"] = filename
     return StoredObject(result.key, stripped.pieces, result.content_type, result.sha256, metadata)
 

@@ -4,7 +4,7 @@ import math
 
 from flask import Flask, request
 
-from app import upload
+from app import access, upload
 from app.config import MAX_FILE_SIZE, Config
 from app.image.gate import ImageInspector
 from app.intake.body import CloseUnread, refusal_of
@@ -41,7 +41,7 @@ def create_app(
     problems.init_app(app)
     tracing.init_app(app)
     cors.init_app(app, config.cors_origins)
-    for blueprint in (upload.blueprint, health.blueprint, pages.blueprint):
+    for blueprint in (upload.blueprint, access.blueprint, health.blueprint, pages.blueprint):
         app.register_blueprint(blueprint)
     if config.metrics_port:
         from app.ops import metrics  # noqa: PLC0415 -- an installation without metrics does not pay
