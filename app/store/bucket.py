@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +31,6 @@ PUTS_AT_ONCE = 8
 """PUTs of one process at a time: 32 at once on a slow store all ran into their time-out."""
 
 _CONNECTIONS = PUTS_AT_ONCE + 4  # beside them: readiness, the sweep, deletes
-_REHEARSAL = "uploads/.ready"
 _REHEARSAL_SECONDS = 10.0
 _CHECKSUM = "x-amz-checksum-sha256"
 
@@ -71,7 +71,9 @@ class ImageStore:
         self._slots = threading.BoundedSemaphore(PUTS_AT_ONCE)
         self._looked_at = False
         self._sends_checksum = True
-        self._refused = ""  # why no PUT works, until one does
+        self._own_key = f"uploads/.ready-{uuid.uuid4()}"  # others delete theirs meanwhile
+        self._doubted = False  # a PUT was refused, and none has worked since
+        self._rehearsed: str | None = None  # why the last rehearsal failed, until a PUT works
         self._next_rehearsal = 0.0
         self._looking = threading.Lock()
 
@@ -92,8 +94,7 @@ class ImageStore:
                 # What had less than its whole time says nothing about the store.
                 counts = deadline >= whole or error.cause != "timeout"
                 self._failed(error, counts=counts)
-                if error.kind in (Kind.SETUP, Kind.ROOM):
-                    self._refused = error.cause
+                self._doubted |= error.kind is not Kind.PASSING
                 if error.never_written:
                     raise unavailable("storage_unavailable", error.cause) from failure
                 self._settle(image, error)
@@ -150,19 +151,18 @@ class ImageStore:
         """None when uploads can be stored, else the cause; within two seconds.
 
         A bucket that is there may take nothing: a user who may only read, a full
-        disk, a lost encryption key. What PUTs were refused for stands until one
-        works; where no upload comes any more, because nobody sends uploads to a
-        process that is not ready, a rehearsal every ten seconds finds out.
+        disk, a lost encryption key. So a refused PUT is a reason for doubt until
+        one works, and a rehearsal, at most every ten seconds, finds out whether it
+        was the one object or is all of them: with no uploads too, because nobody
+        sends any to a process that is not ready.
         """
-        if not self._refused:
-            return self.check()
-        if time.monotonic() >= self._next_rehearsal:
+        if self._doubted and time.monotonic() >= self._next_rehearsal:
             self._next_rehearsal = time.monotonic() + _REHEARSAL_SECONDS
             try:
-                self.rehearse(_REHEARSAL, CHECK_SECONDS)
+                self.rehearse(self._own_key, CHECK_SECONDS)
             except StoreError as error:
-                return error.cause
-        return self._refused or None
+                self._rehearsed = error.cause
+        return self._rehearsed or self.check()
 
     def rehearse(self, key: str, seconds: float) -> str:
         """Write a few bytes as an upload does, and take them away with their version.
@@ -300,7 +300,7 @@ class ImageStore:
         log.warning("the answer to a put was lost, but the object is there: %s", image.key)
 
     def _succeeded(self) -> None:
-        self._refused = ""
+        self._doubted, self._rehearsed = False, None
         self.breaker.succeeded()
 
     def _failed(self, error: StoreError, *, counts: bool = True) -> None:

@@ -257,11 +257,27 @@ def test_a_process_that_gets_no_uploads_finds_out_by_itself_that_puts_work_again
     assert server.objects == {}
 
 
-def test_a_file_refused_for_itself_leaves_the_store_ready(server):
+@pytest.mark.parametrize(
+    "refusal", [TOO_LARGE, s3_error(403, "QuotaExceeded")], ids=["too large", "quota"]
+)
+def test_files_refused_for_themselves_leave_the_store_ready(server, refusal):
+    def too_large(method, key, headers, body):
+        return refusal if method == "PUT" and len(body) > 1000 else None
+
+    server.refuse = too_large
+    store = connected(server)
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            store.put(image(b"x" * 2000), soon())
+        assert store.ready() is None
+    assert server.count("PUT") == 4, "one rehearsal in ten seconds"
+
+
+def test_a_store_that_refuses_every_file_for_itself_is_not_ready(server):
     store = connected(server)
     server.refuse = lambda method, *_: TOO_LARGE if method == "PUT" else None
     refused(store)
-    assert store.ready() is None
+    assert store.ready() == "object refused: too large for a proxy in between"
 
 
 def test_a_rehearsal_takes_its_version_away(server):
