@@ -25,6 +25,9 @@ from app.image.info import ImageInfo, Truncated, check_pixels, check_time, damag
 
 T = TypeVar("T")
 
+_FRAME_PIXELS = 2_000
+"""What a frame takes beside its pixels: so many are decoded in the time that it costs."""
+
 BYTES_PER_PIXEL = 6
 """A pixel of the decoding budget stands for so many bytes of a decoder's memory."""
 
@@ -55,9 +58,8 @@ def cost(data: bytes | bytearray | memoryview, info: ImageInfo, deadline: float 
     after ``deadline``.
     """
     with memoryview(data) as view:
-        return max(
-            info.width * info.height * info.frames, _memory(view, info, deadline) // BYTES_PER_PIXEL
-        )
+        pixels = (info.width * info.height + _FRAME_PIXELS) * info.frames
+        return max(pixels, _memory(view, info, deadline) // BYTES_PER_PIXEL)
 
 
 def _memory(view: memoryview, info: ImageInfo, deadline: float) -> int:
@@ -108,7 +110,7 @@ _MAX_COEFFICIENTS = 150_000_000
 
 _OF_HEADERS = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
-_MENDS = 4
+_MENDS = 3
 """So often a JPEG is decoded anew without something of which libjpeg only warns."""
 
 

@@ -56,6 +56,17 @@ def damaged(kind: str, where: str, cause: str | None = None) -> ApiError:
     return ApiError("corrupt_image", detail, cause=cause)
 
 
+MAX_FRAMES = 10_000
+"""Of an animation. Each costs time, however few its pixels are. Far above what there is: with the
+default limit of pixels so many are no larger than 100 x 100."""
+
+
+def check_frames(kind: str, frames: int) -> None:
+    """Refuse more frames than any program writes."""
+    if frames > MAX_FRAMES:
+        raise damaged(kind, f"it has more than {MAX_FRAMES:,} frames")
+
+
 def check_time(deadline: float) -> None:
     """Raise ``overloaded`` after ``deadline`` (of ``time.monotonic()``): nobody waits any more."""
     if time.monotonic() > deadline:

@@ -32,6 +32,7 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _RESYNC = frozenset((1, 2, 6, 7))
 """By so much, of eight, a restart marker may not differ from the one that is due."""
 
+_MAX_TABLES = 8_000  # bytes; all that there can be at once are 3,000
 _MAX_SIDE = 65_500  # of libjpeg
 _MAX_SEGMENTS = 10_000
 _MAX_SCANS = 300
@@ -237,6 +238,8 @@ def _one_scan(view: memoryview) -> tuple[bytearray, Frame, int, tuple[int, int]]
             frame = replace(frame_header(view, marker, start, end), height_at=len(head) + 5)
         if marker not in (_DRI, *_METADATA):
             head += view[start - 4 : end]
+        if len(head) > _MAX_TABLES:  # they are read for each interval
+            break
         if marker == SOS:
             whole = frame is not None and view[start] == len(frame.components)
             if frame is None or not whole or frame.marker in PROGRESSIVE_MARKERS or not every:

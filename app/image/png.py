@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.errors import ApiError
-from app.image.info import ImageInfo, Truncated, check_pixels, damaged
+from app.image.info import ImageInfo, Truncated, check_frames, check_pixels, damaged
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 100_000
+"""Encoders write 8 kB of image data or more in each: 2,000 in the largest file."""
+
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 CHUNK_HEAD = struct.Struct(">I4s")
@@ -53,16 +56,18 @@ class Header:
 def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of the payload of each chunk, IEND included and last."""
     pos, size = len(SIGNATURE), len(view)
-    while pos + 12 <= size:
+    for _ in range(_MAX_CHUNKS):
+        if pos + 12 > size:
+            raise Truncated("PNG")
         length, kind = CHUNK_HEAD.unpack_from(view, pos)
         end = pos + 8 + length
         if end + 4 > size:
-            break
+            raise Truncated("PNG")
         yield kind, pos + 8, end
         if kind == b"IEND":
             return
         pos = end + 4
-    raise Truncated("PNG")
+    raise damaged("PNG", f"it has more than {_MAX_CHUNKS:,} chunks, as no program writes them")
 
 
 def _checked(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
@@ -129,6 +134,7 @@ class _Walk:
             raise damaged("PNG", "its animation control (acTL) is impossible")
         self.frames = frames
         check_pixels(self._header.width, self._header.height, self.frames, self._max_pixels)
+        check_frames("PNG", frames)
 
     def _control(self, start: int, end: int) -> None:
         self._in_sequence(start, end)

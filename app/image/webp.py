@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from PIL import _webp  # the plugin would build an image of each frame
 
 from app.image import vp8l
-from app.image.info import ImageInfo, Truncated, check_pixels, damaged
+from app.image.info import ImageInfo, Truncated, check_frames, check_pixels, damaged
 
 _RIFF_CHUNK = struct.Struct("<4sI")
 _WORD = struct.Struct("<I")
+_MAX_CHUNKS = 100_000
+"""With those in frames; a file of programs has five, and two for each frame."""
+
 _CODED = frozenset((b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"))
 
 
@@ -41,9 +44,22 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
     end = riff_end(view)
     width, height = _canvas(view, end)
     check_pixels(width, height, 1, max_pixels)
+    _check_chunks(view, (width, height), max_pixels)
     frames = demuxed(view).get_info()[-2]
     check_pixels(width, height, frames, max_pixels)
     return ImageInfo("WEBP", "webp", "image/webp", width, height, frames)
+
+
+def _check_chunks(view: memoryview, canvas: tuple[int, int], max_pixels: int) -> None:
+    """Refuse too many chunks, for each of which the demuxer takes memory, and too many frames."""
+    frames = 0
+    for number, (kind, _, _) in enumerate(_all_chunks(view, 12, riff_end(view))):
+        if number == _MAX_CHUNKS:
+            raise damaged("WebP", f"it has more than {_MAX_CHUNKS:,} chunks")
+        if kind == b"ANMF":
+            frames += 1
+            check_pixels(*canvas, frames, max_pixels, " (or more)")
+            check_frames("WebP", frames)
 
 
 def _canvas(view: memoryview, end: int) -> tuple[int, int]:
@@ -104,13 +120,19 @@ def tables(view: memoryview, deadline: float) -> int:
     return largest
 
 
+def _all_chunks(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks, each frame's own after it."""
+    for kind, start, stop in chunks_of(view, pos, end):
+        yield kind, start, stop
+        if kind == b"ANMF":
+            yield from chunks_of(view, start + 16, stop)
+
+
 def _lossless(view: memoryview, pos: int, end: int) -> Iterator[tuple[memoryview, tuple[int, int]]]:
     """Yield what is coded losslessly, pictures and alpha channels, each with its size."""
     alpha = None
-    for kind, start, stop in chunks_of(view, pos, end):
-        if kind == b"ANMF":
-            yield from _lossless(view, start + 16, stop)
-        elif kind == b"VP8L":
+    for kind, start, stop in _all_chunks(view, pos, end):
+        if kind == b"VP8L":
             yield view[start + 5 : stop], _bitstream_size(view, kind, start, stop)
         elif kind == b"ALPH" and stop > start and view[start] & 3 == 1:
             alpha = view[start + 1 : stop]

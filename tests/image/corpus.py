@@ -583,10 +583,10 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def png_pieces_behind_the_end(pieces: int) -> bytes:
+def png_pieces_behind_the_end(pieces: int, size: int = 12) -> bytes:
     """A PNG whose zlib stream ends a row too early, with so many chunks behind it."""
     start = SIGNATURE + header(1, 2) + chunk(b"IDAT", zlib.compress(bytes(4)))
-    return start + chunk(b"IDAT", bytes(12)) * pieces + chunk(b"IEND")
+    return start + chunk(b"IDAT", bytes(size)) * pieces + chunk(b"IEND")
 
 
 def png_cut(megabytes: int, side: int, announced: int = 13) -> bytes:
@@ -643,6 +643,56 @@ def _frame_for_the_picture() -> bytes:
         SIGNATURE, header(16, 8), chunk(b"acTL", struct.pack(">II", 1, 0)), chunk(b"fdAT", rows_),
         frame_control(0, 16, 8), chunk(b"IDAT", b"no zlib stream"), chunk(b"IEND"),
     ))  # fmt: skip
+
+
+def _plain_gif() -> tuple[bytes, bytes]:
+    """A GIF of one pixel: what stands before its picture, and the rest."""
+    plain = encode(Image.new("L", (1, 1)), "GIF")
+    at = plain.index(b",", 13 + 3 * (2 << (plain[10] & 7)))
+    return plain[:at], plain[at:]
+
+
+def gif_of_blocks(count: int) -> bytes:
+    """A GIF with so many comments of nothing."""
+    start, rest = _plain_gif()
+    return start + b"\x21\xfe\0" * count + rest
+
+
+def gif_of_pieces(count: int) -> bytes:
+    """A GIF whose comment is in so many sub-blocks of one byte."""
+    start, rest = _plain_gif()
+    return start + b"\x21\xfe" + b"\1?" * count + b"\0" + rest
+
+
+def png_of_chunks(count: int) -> bytes:
+    """A PNG with so many chunks of nothing."""
+    return png(8, 8, after=chunk(b"prVt") * count)
+
+
+def webp_of_chunks(count: int) -> bytes:
+    """A WebP with so many chunks of nothing."""
+    canvas = struct.pack("<IHBHB", 0, 7, 0, 7, 0)
+    body = riff((b"VP8X", canvas), (b"VP8 ", encode(Image.new("RGB", (8, 8)), "WEBP")[20:]))
+    body += b"JUNK\0\0\0\0" * count
+    return body[:4] + struct.pack("<I", len(body) - 8) + body[8:]
+
+
+def jpeg_of_segments(count: int) -> bytes:
+    """A JPEG with so many comments of nothing."""
+    return _with_segments(encode(Image.new("L", (8, 8)), "JPEG"), segment(0xFE, b"") * count)
+
+
+def jpeg_of_strays(size: int) -> bytes:
+    """A JPEG with so many bytes between its segments that are nearly markers."""
+    return _with_segments(encode(Image.new("L", (8, 8)), "JPEG"), b"\xff\0" * (size // 2))
+
+
+def jpeg_of_intervals(count: int) -> bytes:
+    """A JPEG of so many restart intervals, one of which has a byte too many at its end."""
+    side = 8 * int(count**0.5)
+    data = encode(photo(side, side, "L"), "JPEG", restart_marker_blocks=1)
+    third = [each.start() for each in re.finditer(rb"\xff[\xd0-\xd7]", data)][2]
+    return data[:third] + b"?" + data[third:]
 
 
 def hostile() -> dict[str, tuple[str, bytes]]:

@@ -16,17 +16,24 @@ from app.errors import ApiError
 from app.image.decode import BYTES_PER_PIXEL, cost
 from app.image.gate import decode, walk
 from tests.image.corpus import (
+    apng,
     bombs,
     gif_of,
+    gif_of_blocks,
+    gif_of_pieces,
     hostile,
+    jpeg_of_segments,
     made_up,
     odd_headers,
     png,
     png_cut,
+    png_of_chunks,
     png_pieces_behind_the_end,
     png_without_checksum,
     strays,
     webp_alpha_of_groups,
+    webp_animation,
+    webp_of_chunks,
     webp_of_groups,
 )
 from tests.image.inspecting import inspector, refusal
@@ -126,7 +133,7 @@ def test_metadata_and_bytes_behind_the_picture_are_never_inflated(name):
 def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_are(tmp_path):
     """Each was once copied onto all before it: these took over a minute."""
     path = tmp_path / "picture"
-    path.write_bytes(png_pieces_behind_the_end(655_000))
+    path.write_bytes(png_pieces_behind_the_end(99_000, 145))
     assert "rows of the picture are missing" in measure("inspect", path, 1, seconds=20)["error"]
 
 
@@ -139,6 +146,33 @@ def test_nothing_is_inflated_to_say_how_much_of_a_huge_cut_png_is_there(data, tm
     path = tmp_path / "picture"
     path.write_bytes(data)
     assert measure("inspect", path, 1, seconds=4)["error"]
+
+
+@pytest.mark.parametrize(
+    ("make", "most", "beside"),
+    [
+        (gif_of_blocks, 100_000, 2),
+        (gif_of_pieces, 1_000_000, 1),
+        (lambda frames: gif_of(9, 9, frames), 10_000, 0),
+        (png_of_chunks, 100_000, 3),
+        (lambda frames: apng(frames, frames), 10_000, 0),
+        (webp_of_chunks, 100_000, 2),
+        (lambda frames: webp_animation(9, 9, frames), 10_000, 0),
+        (jpeg_of_segments, 10_000, 7),
+    ],
+    ids=["GIF blocks", "GIF sub-blocks", "GIF frames", "PNG chunks", "APNG frames", "WebP chunks",
+         "WebP frames", "JPEG segments"],
+)  # fmt: skip
+def test_what_costs_time_is_bounded_far_above_what_programs_write(make, most, beside):
+    """``beside``: so many of them the smallest picture has."""
+    assert inspector().inspect(make(most - beside)).width > 0
+    for check in ("decode", "structure"):
+        assert "more" in refusal(make(most - beside + 1), check=check).detail
+
+
+def test_frames_are_charged_beside_their_pixels():
+    few, many = gif_of(9, 9, 2), gif_of(9, 9, 1_000)
+    assert charged(many) - charged(few) > 998 * 1_000 * BYTES_PER_PIXEL
 
 
 def test_a_progressive_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded():
