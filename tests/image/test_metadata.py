@@ -264,6 +264,21 @@ def test_an_extended_packet_of_which_a_part_is_missing_goes_and_is_not_announced
     assert CREDIT.encode() in after
 
 
+def test_an_instruction_that_has_swallowed_properties_goes_with_them():
+    swallowed = LOCATED.replace(b"</x:xmpmeta>", b"</x:xmpmeta><?xpacket <exif:GPSLatitude>1<")
+    after = stripped(tagged.jpeg(segment(0xE1, XMP + swallowed)))
+    assert b"GPSLatitude" not in after
+    assert CREDIT.encode() in after
+
+
+def test_an_extended_packet_that_another_schema_names_goes():
+    segments = tagged.extended_xmp(tagged.xmp("", tagged.CREDITS, wrapped=False))
+    data = tagged.jpeg(*segments).replace(b"adobe.com/xmp/note/", b"adobe.com/xmp/nOte/")
+    after = stripped(data)
+    assert b"xmp/extension" not in after
+    assert len(pieces(after, NO_LOCATION)) == 1
+
+
 @pytest.mark.parametrize("policy", BOTH)
 @pytest.mark.parametrize("name", ["jpeg-mpo", "jpeg-ultra-hdr", "jpeg-motion-photo"])
 def test_what_stood_behind_the_picture_is_not_announced_any_more(name, policy):
@@ -335,6 +350,18 @@ def test_the_flags_of_a_webp_are_those_of_the_chunks_that_stay():
     assert stripped(data, MINIMAL)[20] & 0x20 == 0x20
 
 
+def test_a_frame_of_a_webp_without_a_picture_goes_whole():
+    picture = encode(photo(16, 16), "WEBP")[12:]
+    head = bytes(6) + b"\x0f\0\0" * 2 + bytes(4)
+    chunks = [
+        (b"VP8X", b"\2\0\0\0" + b"\x0f\0\0" * 2),
+        (b"ANIM", bytes(6)),
+        (b"ANMF", head + picture),
+    ]
+    plain = riff(*chunks)
+    assert stripped(riff(*chunks, (b"ANMF", head + picture.replace(b"VP8 ", b"GPS ")))) == plain
+
+
 # What cannot be read
 
 
@@ -346,8 +373,9 @@ def test_the_flags_of_a_webp_are_those_of_the_chunks_that_stay():
         b'<!DOCTYPE x [<!ENTITY a "gps">]>' + LOCATED[100:],
         LOCATED.replace(CREDIT.encode(), b"<![CDATA[" + CREDIT.encode() + b"]]>"),
         b"no xml at all, latitude 48",
+        LOCATED.replace(b"adobe:ns:meta/", b"another's"),
     ],
-    ids=["cut", "UTF-16", "document type", "CDATA", "text"],
+    ids=["cut", "UTF-16", "document type", "CDATA", "text", "another root"],
 )
 def test_a_packet_that_cannot_be_read_is_left_out_whole(packet):
     after = stripped(tagged.jpeg(segment(0xE1, XMP + packet)))

@@ -145,7 +145,7 @@ def _extended(first: _Segment, parts: Sequence[_Segment], effort: Effort) -> dic
     whole = _joined(own)
     rest = readable(xmp.without_location, whole, effort)
     packet = readable(xmp.announcing, first.payload[len(XMP) :], effort) if rest else b""
-    if not packet:
+    if guid not in packet:
         return {}
     if rest == whole:
         stay = {each.start: _written(0xE1, each.payload) for each in own}

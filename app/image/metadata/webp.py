@@ -76,16 +76,23 @@ def _chunk(kind: bytes, payload: bytes) -> bytes:
 
 
 def _frame(view: memoryview, start: int, stop: int, end: int) -> Iterator[Edit]:
-    """The edits that leave of a frame its picture alone, and the frame's length right."""
+    """The edits that leave of a frame its picture alone, and the frame's length right.
+
+    Nothing is left of a frame without a picture, which is shown nowhere.
+    """
+    chunks = list(chunks_of(view, start + _FRAME_HEAD, stop))
+    padded = min(stop + (stop - start & 1), end)
+    if not any(kind in _PICTURE for kind, _, _ in chunks):
+        yield start - 8, padded, b""
+        return
     foreign = [
         (begin - 8, min(after + (after - begin & 1), stop), b"")
-        for kind, begin, after in chunks_of(view, start + _FRAME_HEAD, stop)
+        for kind, begin, after in chunks
         if kind not in _PICTURE
     ]
     if foreign:
         length = stop - start - sum(b - a for a, b, _ in foreign)
         yield start - 4, start, _WORD.pack(length)
         yield from foreign
-        padded = min(stop + (stop - start & 1), end)
         if padded - stop != length & 1:
             yield stop, padded, b"\0" * (length & 1)

@@ -116,6 +116,8 @@ class _Cuts:
         if tag is None:
             raise UnreadableError("a tag as only XML knows it")
         if not self._stays(name):
+            if self._depth == 1:
+                raise UnreadableError("no XMP")
             self._removing = self._depth, at, tag.end()
         elif tag[1]:
             self._check_attributes(iter(attributes[::2]), tag)
@@ -146,8 +148,8 @@ class _Cuts:
             self._removing = None
         self._depth -= 1
 
-    def _instruction(self, target: str, _: str) -> None:
-        if target != "xpacket":
+    def _instruction(self, target: str, text: str) -> None:
+        if target != "xpacket" or "<" in text:
             self._markup(b"?>")
 
     def _markup(self, end: bytes) -> None:
