@@ -272,7 +272,19 @@ def _write(store: ImageStore) -> Finding:
     if left:
         hint = f"Delete {key} by hand; is the bucket locked, or s3:DeleteObjectVersion missing?"
         return Finding("store rights", WARNING, f"put and stat, but not delete: {left}", hint)
+    if cause := _cannot_look(store, key):
+        hint = f"{_store_hint(cause)} Without it nothing is swept."
+        return Finding("store rights", FAILED, f"put, but not stat: {cause}", hint)
     return Finding("store rights", OK, "put, stat and delete")
+
+
+def _cannot_look(store: ImageStore, gone: str) -> str | None:
+    """Why a missing object cannot be told from a forbidden one."""
+    try:
+        store.client.stat(gone)
+    except StoreError as error:
+        return None if error.missing else error.cause
+    return "what was deleted is there"
 
 
 def _try(action: Callable[[], Any]) -> Any:

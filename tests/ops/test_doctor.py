@@ -24,7 +24,12 @@ class Bucket(MemoryStore):
             as_anyone=lambda *_: answer,
             ask=lambda *_, **__: SimpleNamespace(body=versions),
             delete=lambda key, version: self.deleted.append(key),
+            stat=self.stat,
         )
+        self.looking = StoreError("not there", status=404)
+
+    def stat(self, key):
+        raise self.looking
 
     def rehearse(self, key, seconds):
         if self.rehearsal:
@@ -150,6 +155,13 @@ def test_an_object_that_could_not_be_deleted_is_named():
     finding = examine(store=Bucket(left="access denied"))[1]["store rights"]
     assert finding.state == "warning"
     assert "Delete uploads/.doctor-" in finding.hint
+
+
+def test_a_user_who_may_write_and_not_look_can_sweep_nothing():
+    store = Bucket()
+    store.looking = StoreError("access denied", status=403)
+    finding = examine(store=store)[1]["store rights"]
+    assert (finding.state, finding.found) == ("failed", "put, but not stat: access denied")
 
 
 def test_a_bucket_that_anyone_may_write_is_found_and_cleaned():

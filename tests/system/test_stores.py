@@ -105,6 +105,20 @@ def test_the_doctor_and_readyz_name_the_right_cause(
     assert "clock" in found, "what can still be looked at is looked at"
 
 
+def test_the_doctor_says_that_a_user_may_write_and_not_look(valkey):
+    """The PUT proves itself; deleting what must not stay needs to look."""
+
+    def blind(method, key, headers, body):
+        looks = method in ("GET", "HEAD") and key.startswith("uploads/")
+        return s3_error(403, "AccessDenied") if looks else None
+
+    with Store(blind) as store:
+        status, found = doctor(valkey.url, store.settings())
+    assert (status, found["store rights"]["state"]) == (1, "failed")
+    assert found["store rights"]["found"] == "put, but not stat: access denied"
+    assert "policy.json" in found["store rights"]["hint"]
+
+
 def test_the_doctor_takes_its_versions_away(valkey):
     with Store() as store:
         store.versioned = True
