@@ -8,7 +8,7 @@ from app.errors import ApiError, too_many_at_once, unavailable
 SMALLEST = 32 * 1024
 """Bytes of the smallest buffer: what a body begins with."""
 
-_LARGEST = 16 * 1024 * 1024  # a file of the largest size, and the form around it
+_LARGEST = 15 * 1024 * 1024 + 512 * 1024  # a file of the largest size, and the form around it
 _IDLE_BUFFERS = 8
 _IDLE_BYTES = 16 * 1024 * 1024
 ROOM_SECONDS = 8.0
