@@ -3,17 +3,12 @@
 import hashlib
 import secrets
 
-import pytest
 import redis
 import servers
 
-from tests.system.stack import ROOT, Process, wait_until
+from tests.system.stack import ROOT, Process, redis_command, wait_until
 
 CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"
-KINDS = [
-    pytest.param("valkey"),
-    pytest.param("redis", marks=pytest.mark.needs_program("redis-server")),
-]
 
 
 class Guarded(Process):
@@ -29,9 +24,7 @@ class Guarded(Process):
             text = text.replace(f"#{digit * 64}", f"#{digest}")
         (directory / "uploader.conf").write_text(text)
         include = ("--include", str(directory / "uploader.conf"))
-        command = servers.valkey(directory, self.port, *include)
-        if kind == "redis":
-            command[0] = "redis-server"
+        command = redis_command(kind, directory, self.port, *include)
         super().__init__(command, directory / "log")
         self.url = f"redis://uploader:{passwords['uploader']}@127.0.0.1:{self.port}/0"
         self.admin, self.service = (

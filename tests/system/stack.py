@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
+import pytest
 import redis as redis_library
 import servers
 import urllib3
@@ -88,11 +89,25 @@ class Process:
         self.popen.wait()
 
 
+KINDS = [
+    pytest.param("valkey"),
+    pytest.param("redis", marks=pytest.mark.needs_program("redis-server")),
+]
+
+
+def redis_command(kind, directory, port, *options):
+    """The command of a server that keeps its data in ``directory``: Valkey's, or Debian's Redis."""
+    program, *arguments = servers.valkey(directory, port, *options)
+    return ["redis-server" if kind == "redis" else program, *arguments]
+
+
 class Valkey(Process):
-    def __init__(self, directory, port=None, options=("--save", "")):
+    """Valkey, or of the other ``kind`` Debian's redis-server; keeps nothing unless told to."""
+
+    def __init__(self, directory, port=None, options=("--save", ""), kind="valkey"):
         self.port = port or servers.free_port()
         directory = Path(directory)
-        command = servers.valkey(directory, self.port, *options)
+        command = redis_command(kind, directory, self.port, *options)
         super().__init__(command, directory / "log")
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis_library.Redis(port=self.port)

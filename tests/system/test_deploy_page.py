@@ -181,7 +181,9 @@ def test_every_line_of_the_recipe_runs_and_its_last_one_stores_an_image(box, sea
     assert (box.path / "etc/uploader.env").stat().st_mode & 0o777 == 0o600
     page = (ROOT / "docs" / "keys.md").read_text()
     administrator = re.search(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
-    script = f"shopt -s expand_aliases\n{box.here(administrator)}redis-cli GET kept\nflask keys check"
+    script = (
+        f"shopt -s expand_aliases\n{box.here(administrator)}redis-cli GET kept\nflask keys check"
+    )
     assert box.run(script).stdout == "1\nAll records can be read.\n"
 
     create, upload = first_image.strip().splitlines()[1:]

@@ -7,7 +7,7 @@ import redis
 import servers
 
 from tests.pictures import picture
-from tests.system.stack import Process, Valkey, wait_until
+from tests.system.stack import KINDS, Process, Valkey, flask, redis_command, wait_until
 
 PNG = picture()
 KEY = "k" * 64
@@ -16,7 +16,7 @@ GRANTS = {"roles": "uploader", "rate_limit": "100000/minute"}
 
 
 class Sentinel(Process):
-    def __init__(self, directory, primary_port):
+    def __init__(self, kind, directory, primary_port):
         directory.mkdir()
         self.port = servers.free_port()
         config = directory / "sentinel.conf"
@@ -25,7 +25,7 @@ class Sentinel(Process):
             f"sentinel monitor main 127.0.0.1 {primary_port} 2\n"
             "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 3000\n"
         )
-        binary = servers.valkey(directory, self.port)[0]
+        binary = redis_command(kind, directory, self.port)[0]
         super().__init__([binary, str(config), "--sentinel"], directory / "log")
         self.client = redis.Redis(port=self.port)
         wait_until(self.client.ping)
@@ -43,17 +43,25 @@ def linked(replica):
     return replica.client.info("replication")["master_link_status"] == "up"
 
 
+def swept(service):
+    """What a sweep said that was begun by hand."""
+    done = flask("uploads", "sweep", **service.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition(",")[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_uploads_go_on_after_a_fail_over_under_sentinel(
-    make_service, seaweedfs, bucket, tmp_path, processes
+    kind, make_service, seaweedfs, bucket, tmp_path, processes
 ):
     quick = ("--save", "", "--repl-diskless-sync-delay", "0")
-    primary = Valkey(tmp_path / "primary", options=quick)
+    primary = Valkey(tmp_path / "primary", options=quick, kind=kind)
     follow = ("--replicaof", f"127.0.0.1 {primary.port}")
-    replica = Valkey(tmp_path / "replica", options=(*quick, *follow))
+    replica = Valkey(tmp_path / "replica", options=(*quick, *follow), kind=kind)
     sentinels = []
     processes += [primary, replica]
     for number in range(3):
-        sentinels.append(Sentinel(tmp_path / f"sentinel{number}", primary.port))
+        sentinels.append(Sentinel(kind, tmp_path / f"sentinel{number}", primary.port))
     processes += sentinels
     primary.client.hset(RECORD, mapping=GRANTS)
     wait_until(lambda: linked(replica) and replica.client.exists(RECORD))
@@ -66,11 +74,13 @@ def test_uploads_go_on_after_a_fail_over_under_sentinel(
     primary.kill()
     assert service.upload(PNG, KEY).status in (200, 503)
     wait_until(lambda: service.upload(PNG, KEY).status == 200, 30)
+    assert swept(service) == "0 names looked at"
     service.stop()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_uploads_go_on_in_a_cluster_that_lost_a_node(
-    make_service, seaweedfs, bucket, tmp_path, processes
+    kind, make_service, seaweedfs, bucket, tmp_path, processes
 ):
     nodes, buses = [], []
     for number in range(6):
@@ -79,7 +89,7 @@ def test_uploads_go_on_in_a_cluster_that_lost_a_node(
             *("--cluster-enabled", "yes", "--cluster-port", str(bus), "--save", ""),
             *("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"),
         )
-        nodes.append(Valkey(tmp_path / f"node{number}", options=options))
+        nodes.append(Valkey(tmp_path / f"node{number}", options=options, kind=kind))
         buses.append(bus)
     processes += nodes
     primaries, replicas = nodes[:3], nodes[3:]
@@ -107,4 +117,5 @@ def test_uploads_go_on_in_a_cluster_that_lost_a_node(
     wait_until(lambda: all(service.upload(PNG, KEY).status == 200 for _ in range(4)), 30)
     again = service.upload(PNG, KEY, Idempotency_Key="one")
     assert again.headers["Idempotency-Replayed"] == "true"
+    assert swept(service) == "0 names looked at"
     service.stop()

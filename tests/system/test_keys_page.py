@@ -9,11 +9,10 @@ import shutil
 import subprocess
 
 import pytest
-import redis as redis_library
 import servers
 
 from tests.pictures import picture
-from tests.system.stack import ROOT, Process, Valkey, wait_until
+from tests.system.stack import ROOT, Valkey, wait_until
 
 PAGE = ROOT / "docs" / "keys.md"
 CONTRACT = """\
@@ -24,18 +23,6 @@ roles "uploader"
 NEXT = "--- next line ---"
 
 
-class DebianRedis(Process):
-    """Debian's own redis-server, with nothing kept."""
-
-    def __init__(self, directory):
-        self.port = servers.free_port()
-        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(directory))
-        super().__init__(["redis-server", *options, "--save", ""], directory / "log")
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.client = redis_library.Redis(port=self.port)
-        wait_until(self.client.ping)
-
-
 @pytest.fixture(
     params=[
         pytest.param("valkey", marks=pytest.mark.needs_program("redis-cli")),
@@ -43,7 +30,7 @@ class DebianRedis(Process):
     ]
 )
 def server(request, tmp_path):
-    server = Valkey(tmp_path / "valkey") if request.param == "valkey" else DebianRedis(tmp_path)
+    server = Valkey(tmp_path / "server", kind=request.param)
     yield server
     server.kill()
 

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from tests.pictures import plain
-from tests.system.guarded import KINDS, Guarded
-from tests.system.stack import doctor, key_id, record_name, wait_until
+from tests.system.guarded import Guarded
+from tests.system.stack import KINDS, doctor, key_id, record_name, wait_until
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -11,9 +11,9 @@ import pytest
 import urllib3
 
 from tests.pictures import picture
-from tests.system.guarded import KINDS, Guarded
+from tests.system.guarded import Guarded
 from tests.system.proxy import Proxy
-from tests.system.stack import flask, listed, record_name, wait_until
+from tests.system.stack import KINDS, flask, listed, record_name, wait_until
 
 PNG = picture()
 
