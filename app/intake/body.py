@@ -5,6 +5,7 @@ Works on any WSGI server through ``wsgi.input``. Under ``app.intake.worker`` tha
 slowly the bytes trickle in.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from app.errors import ApiError, too_slow
 Environ = dict[str, Any]
 
 _PIECE = 64 * 1024
+# A member of Via whose protocol is HTTP/2 or HTTP/3.
+_VIA_STREAMS = re.compile(r"(?:^|,)\s*(?:HTTP/)?[23](?:\.\d)?\s", re.ASCII | re.IGNORECASE)
 
 
 class ClientDisconnected(ApiError):
@@ -81,6 +84,10 @@ class CloseUnread:
     An answer goes out at once, also before the end of the body. The worker then drops what is
     left of the body, so that its client sees the answer; where that cannot be done within its
     bounds the answer says ``Connection: close``.
+
+    Behind a proxy that took the request over HTTP/2 (it says so in ``Via``, RFC 9110 section
+    7.6.3) the rest is dropped first: the proxy resets the stream behind an early answer, and many
+    clients (httpx, got, java.net.http, reqwest) then wait for an answer that they have had.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
@@ -90,7 +97,10 @@ class CloseUnread:
         """Serve one request."""
         answer = self._app(environ, start_response)
         stream = environ["wsgi.input"]
-        if not getattr(stream, "droppable", True):
+        droppable = getattr(stream, "droppable", None)
+        if droppable and _VIA_STREAMS.search(environ.get("HTTP_VIA", "")):
+            stream.drop()
+        if droppable is not None and not stream.droppable:
             stream.force_close()
         return answer
 

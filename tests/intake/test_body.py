@@ -194,6 +194,23 @@ def test_what_is_left_of_a_body_after_its_answer_is_dropped(connection, request_
     assert read(connection.request()) == b"next"
 
 
+@pytest.mark.parametrize("via", ["2.0 nginx", "HTTP/2 cdn", "1.1 router, 3 cdn"])
+def test_behind_a_proxy_that_resets_streams_a_body_is_dropped_before_its_answer(connection, via):
+    connection.send(known(BODY))
+    environ = connection.request() | {"HTTP_VIA": via}
+    assert answered(environ) == b"no"
+    assert environ["wsgi.input"].ended
+    assert not closes(connection)
+
+
+@pytest.mark.parametrize("via", ["", "1.1 nginx", "1.1 vegur 2"])
+def test_behind_any_other_proxy_an_answer_does_not_wait_for_the_body(connection, via):
+    connection.client.sendall(known(BODY)[:-1])  # the last byte never comes
+    environ = connection.request() | {"HTTP_VIA": via}
+    assert answered(environ) == b"no"
+    assert not environ["wsgi.input"].ended
+
+
 def test_a_body_that_ends_early_cannot_be_dropped(connection):
     connection.send(known(BODY)[:-1], end=True)
     environ = connection.request()
