@@ -30,7 +30,10 @@ SITUATIONS = ((0, 0), (200, 1_000), (1_000, 1_000), (200, 20_000))
 """Slow clients, and the bytes that each sends in a second."""
 
 # The site limits by address, and here all clients have one address.
-NO_LIMITS = (("rate=50r/s", "rate=9000r/s"),)
+NO_LIMITS = (
+    ("rate=50r/s", "rate=9000r/s"),
+    ("limit_conn uploader_connections 500", "limit_conn uploader_connections 5000"),
+)
 
 
 def main():

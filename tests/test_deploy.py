@@ -13,29 +13,37 @@ SITE = (ROOT / "deploy" / "nginx" / "uploader.conf").read_text()
 VARIABLES = {field.metadata["variable"] for field in fields(Config)}
 
 
-def block(name):
-    """The body of the site's ``map $uri $name``."""
-    return re.search(rf"map \$uri \${name} {{(.*?)\n}}", SITE, re.DOTALL)[1]
+REFUSALS = [
+    (int(status), json.loads(f"{{{members}}}"))
+    for status, members in re.findall(r"/problem:(\d+) '(.*)';", SITE)
+]
+"""What nginx itself answers: statuses, and members of their problem documents."""
 
 
-def test_nginx_has_the_applications_titles_for_the_same_codes():
-    titles = dict(re.findall(r'/problem/(\w+) +"(.*)";', block("uploader_title")))
-    assert titles == {code: CODES[code][1] for code in titles}
-    assert re.findall(r"/problem/(\w+) ", block("uploader_detail")) == list(titles)
+def test_nginx_has_the_applications_titles_and_statuses_for_the_same_codes():
+    assert len(REFUSALS) == 7
+    for status, document in REFUSALS:
+        assert (status, document["title"]) == CODES[document["code"]]
+        assert document["detail"].endswith(".")
 
 
-def test_every_error_page_of_nginx_has_the_applications_status():
-    pages = re.findall(r"error_page ([\d ]+?)(?: =(\d+))? /problem/(\w+);", SITE)
-    assert len(pages) > 10
-    for statuses, override, code in pages:
-        sent = {int(override)} if override else {int(each) for each in statuses.split()}
-        assert sent == {CODES[code][0]}
+def test_every_error_page_of_nginx_has_a_problem_document():
+    pages = re.findall(r"error_page ([\d ]+?)(?: =(\d+))? /problem;", SITE)
+    assert len(pages) == SITE.count("error_page ") == 4
+    sent = {override or status for each, override in pages for status in each.split()}
+    assert sent == {str(status) for status, _ in REFUSALS}
 
 
-def test_nginx_names_the_applications_limit():
-    assert f'"limit":{MAX_FILE_SIZE}' in SITE
-    assert "client_max_body_size   16m;" in SITE
-    assert MAX_FILE_SIZE < 16 * 1024 * 1024
+def test_nginx_names_the_applications_limit_and_leaves_it_to_the_application():
+    [limit] = [document["limit"] for status, document in REFUSALS if status == 413]
+    assert limit == MAX_FILE_SIZE
+    gibibytes = int(re.search(r"client_max_body_size +(\d+)g;", SITE)[1])
+    assert gibibytes * 1024**3 > 10 * MAX_FILE_SIZE
+
+
+def test_nginx_waits_longer_for_a_body_than_the_application():
+    waits = int(re.search(r"client_body_timeout +(\d+)s;", SITE)[1])
+    assert waits > Config().body_timeout
 
 
 def test_app_json_sets_only_variables_that_exist():

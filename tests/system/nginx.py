@@ -20,8 +20,8 @@ daemon off;
 pid {directory}/pid;
 error_log {directory}/main.error.log info;
 worker_processes 2;
-worker_rlimit_nofile 4096;
-events {{ worker_connections 1024; }}
+worker_rlimit_nofile 16384;
+events {{ worker_connections 4096; }}
 http {{
     access_log {directory}/main.access.log;
     client_body_temp_path {directory}/body;
@@ -39,7 +39,7 @@ class Nginx(Process):
 
     def __init__(self, directory, upstream_port, changes=()):
         self.directory = Path(directory)
-        self.port, self.plain_port, inner_port = free_port(), free_port(), free_port()
+        self.port, self.plain_port = free_port(), free_port()
         certificate, key = make_certificate(self.directory)
         site = SITE.read_text()
         for shipped, here in (
@@ -48,7 +48,6 @@ class Nginx(Process):
             ("listen 80 ", f"listen 127.0.0.1:{self.plain_port} "),
             ("listen 443 ", f"listen 127.0.0.1:{self.port} "),
             ("127.0.0.1:8000", f"127.0.0.1:{upstream_port}"),
-            ("127.0.0.1:8001", f"127.0.0.1:{inner_port}"),
             ("/etc/letsencrypt/live/upload.example.org/fullchain.pem", str(certificate)),
             ("/etc/letsencrypt/live/upload.example.org/privkey.pem", str(key)),
             ("/var/log/nginx", str(self.directory)),

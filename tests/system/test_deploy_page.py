@@ -69,7 +69,7 @@ class Box:
 
     def __init__(self, directory):
         self.path = directory
-        self.ports = {name: servers.free_port() for name in ("redis", "service", "inner", "tls")}
+        self.ports = {name: servers.free_port() for name in ("redis", "service", "tls")}
         self.ports |= {name: servers.free_port() for name in ("metrics", "plain")}
         for name in ("etc/redis", "etc/nginx/sites-enabled", "etc/nginx/sites-available", "root"):
             (directory / name).mkdir(parents=True)
@@ -145,7 +145,6 @@ def installed(box):
     for shipped, port in (("listen 80 ", "plain"), ("listen 443 ", "tls")):
         text = text.replace(shipped, f"listen 127.0.0.1:{box.ports[port]} ")
     text = re.sub(r"    listen \[::\].*\n", "", text)
-    text = text.replace("127.0.0.1:8001", f"127.0.0.1:{box.ports['inner']}")
     site.write_text(box.here(text).replace(f"{box.path}/var/log/nginx", f"{box.path}/log"))
 
 
