@@ -137,6 +137,7 @@ def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_a
     assert "rows of the picture are missing" in measure("inspect", path, 1, seconds=20)["error"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "data",
     [png_cut(12_000, 2**31 - 1, announced=2**31), png_cut(12_000, 2**31 - 1)],
@@ -148,6 +149,7 @@ def test_nothing_is_inflated_to_say_how_much_of_a_huge_cut_png_is_there(data, tm
     assert measure("inspect", path, 1, seconds=4)["error"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("make", "most", "beside"),
     [
@@ -210,6 +212,7 @@ def test_a_large_webp_is_decoded_in_a_fraction_of_its_pixels(tmp_path):
     assert found["mb"] < 60  # its pixels are 100 MB
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", [webp_of_groups, webp_alpha_of_groups])
 def test_a_lossless_picture_takes_its_tables_from_the_budget(make, tmp_path):
     """Each group of prefix codes takes up to 20 kB of libwebp's memory before a pixel is made."""

@@ -115,6 +115,7 @@ def test_what_is_left_passes_the_gate_and_a_second_time_changes_nothing(name, po
     assert same is after
 
 
+@pytest.mark.thorough
 @pytest.mark.needs_program("exiftool")
 def test_exiftool_finds_the_positions_and_none_after_no_location(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
@@ -124,6 +125,7 @@ def test_exiftool_finds_the_positions_and_none_after_no_location(tmp_path):
     assert judge.positions(after) == {}
 
 
+@pytest.mark.thorough
 @pytest.mark.needs_program("exiftool")
 def test_exiftool_finds_nothing_that_a_viewer_does_not_need_after_minimal(tmp_path):
     written(tmp_path, MINIMAL)

@@ -27,6 +27,7 @@ def test_a_lossless_picture_never_asks_for_more_tables_than_its_size_allows(name
     assert 0 < asked(stream, size) <= vp8l.most(*size)
 
 
+@pytest.mark.thorough
 def test_where_prefix_codes_cannot_be_counted_libwebp_cannot_decode_either():
     sample = encode(photo(161, 121), "WEBP", lossless=True, method=6)
     rng = random.Random(3)
