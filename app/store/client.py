@@ -122,8 +122,9 @@ class Client:
     def as_anyone(self, method: str, key: str = "", body: bytes = b"") -> Answer | None:
         """The answer to a request without credentials, whatever it is; None when there is none."""
         request = _Request(method, key, pieces=(body,) if body else ())
+        length = {"Content-Length": str(len(body))} if body else {}  # or it would go in chunks
         try:
-            return self._send(request, {}, time.monotonic() + CHECK_SECONDS)
+            return self._send(request, length, time.monotonic() + CHECK_SECONDS)
         except StoreError:
             return None
 

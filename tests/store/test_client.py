@@ -92,6 +92,11 @@ def test_whoever_has_no_credentials_gets_the_answer_as_it_is(server, client):
     assert nowhere.as_anyone("GET", "uploads/x.png") is None
 
 
+def test_what_is_put_without_credentials_has_a_length(server, client):
+    assert client.as_anyone("PUT", "uploads/x.png", b"doctor").status == 200
+    assert server.objects["uploads/x.png"][0] == b"doctor"
+
+
 def test_the_bucket_stands_in_the_host_on_aws_and_in_the_path_elsewhere():
     def address(endpoint):
         client = Client(Config.from_env({"S3_ENDPOINT": endpoint}), connections=1)
