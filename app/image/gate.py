@@ -51,6 +51,10 @@ def at_once(function: Callable[[*Ts], T], *args: *Ts) -> T:
     return function(*args)
 
 
+_INLINE_PIXELS = 1_000_000
+"""A picture of fewer, in a small file, is decoded in less time than handing it over would cost."""
+
+
 class ImageInspector:
     """Inspects files. Safe between threads.
 
@@ -102,8 +106,10 @@ class ImageInspector:
             if self._decodes:
                 pixels = first(cost, view, info, deadline)
                 until = min(deadline, time.monotonic() + self._wait)
+                if pixels > _INLINE_PIXELS:
+                    first = run
                 with self._slots.taken(key, pixels, until):
-                    run(decode, view, info, deadline)
+                    first(decode, view, info, deadline)
         except Truncated as cut:
             part = partial(share, view, cut.kind, self._max_pixels, deadline)
             there = self._share(key, partial(run, part)) if self._decodes else None
