@@ -328,10 +328,10 @@ class Config:
     )
     body_memory: int = _setting(
         "BODY_MEMORY",
-        128 * 1024 * 1024,
+        104 * 1024 * 1024,
         _whole(16 * 1024 * 1024, 2**40),
         "bytes of bodies that a process holds at once, from 16777216",
-        "134217728",
+        "109051904",
     )
     upload_timeout: float = _setting(
         "UPLOAD_TIMEOUT", 20.0, _seconds(3, 25), "seconds for all after the body, 3 to 25", "20"

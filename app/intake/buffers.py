@@ -11,7 +11,7 @@ SMALLEST = 32 * 1024
 _LARGEST = 15 * 1024 * 1024 + 512 * 1024  # a file of the largest size, and the form around it
 _IDLE_BUFFERS = 8
 _IDLE_BYTES = 16 * 1024 * 1024
-ROOM_SECONDS = 8.0
+ROOM_SECONDS = 15.0
 """How long a body waits for room before it is answered that the service is full."""
 
 
@@ -21,6 +21,9 @@ class BufferPool:
     One API key has at most seven eighths of them, and at least room for one body: who sends much
     and then falls silent leaves room for others. A body for which there is no room waits up to
     ``wait`` seconds: most bodies end within these.
+
+    Bodies grow as they come, and many that have come half way could wait for each other. So one
+    body at a time may grow without being counted, and makes room by its end.
     """
 
     def __init__(self, limit: int, *, wait: float = ROOM_SECONDS) -> None:
@@ -31,6 +34,7 @@ class BufferPool:
         self._idle: list[bytearray] = []
         self._owners: dict[int, str] = {}  # the key of each buffer in use, by its id()
         self._held: Counter[str] = Counter()
+        self._uncounted: bytearray | None = None
         self.in_use = 0
 
     def take(self, size: int, key: str = "") -> bytearray:
@@ -39,11 +43,11 @@ class BufferPool:
         When no room comes free in time: the 429 ``too_many_at_once`` when what there is was kept
         from this key, which has its share already, else the 503 ``overloaded``.
         """
-        return self._take(size, key, instead_of=0)
+        return self._take(size, key)
 
     def grow(self, buffer: bytearray, size: int) -> bytearray:
         """A larger buffer with the same bytes, in place of one that was taken."""
-        larger = self._take(size, self._owners[id(buffer)], instead_of=len(buffer))
+        larger = self._take(size, self._owners[id(buffer)], grown=buffer)
         larger[: len(buffer)] = buffer
         with self._lock:
             self._keep(buffer)
@@ -52,24 +56,35 @@ class BufferPool:
     def give_back(self, buffer: bytearray) -> None:
         """Return a buffer; a few are kept for the next bodies, 16 MiB at most."""
         with self._lock:
-            self._charge(self._owners[id(buffer)], -len(buffer))
+            if buffer is self._uncounted:
+                self._uncounted = None
+            else:
+                self._charge(self._owners[id(buffer)], -len(buffer))
             self._keep(buffer)
             self._lock.notify_all()
 
-    def _take(self, size: int, key: str, *, instead_of: int) -> bytearray:
+    def _take(self, size: int, key: str, *, grown: bytearray | None = None) -> bytearray:
         size = _round_up(size)
+        counted = 0 if grown is None or grown is self._uncounted else len(grown)
 
         def room() -> int:
-            return min(self._limit - self.in_use, self._share - self._held[key]) + instead_of
+            return min(self._limit - self.in_use, self._share - self._held[key]) + counted
+
+        def may_go_uncounted() -> bool:
+            return grown is not None and (self._uncounted is None or self._uncounted is grown)
 
         with self._lock:
             possible = size <= self._share
-            if not (possible and self._lock.wait_for(lambda: size <= room(), self._wait)):
-                raise self._refusal(key, size - instead_of)
-            buffer = self._from_idle(size, room())
-            self._charge(key, (size if buffer is None else len(buffer)) - instead_of)
+            if not possible or not self._lock.wait_for(
+                lambda: size <= room() or may_go_uncounted(), self._wait
+            ):
+                raise self._refusal(key, size - counted)
+            uncounted = size > room() or (grown is not None and grown is self._uncounted)
+            buffer = self._from_idle(size, max(size, room())) or bytearray(size)
+            if uncounted:
+                self._uncounted = buffer
+            self._charge(key, -counted if uncounted else len(buffer) - counted)
             self._trim()
-        buffer = bytearray(size) if buffer is None else buffer
         self._owners[id(buffer)] = key
         return buffer
 

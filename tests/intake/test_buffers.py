@@ -73,8 +73,10 @@ def test_one_key_leaves_an_eighth_of_the_room_to_others():
     with pytest.raises(ApiError) as raised:
         pool.take(15 * 1024 * 1024, "greedy")
     assert (raised.value.status, raised.value.code) == (429, "too_many_at_once")
+    held[0] = pool.grow(held[0], 31 * 1024 * 1024)
+    held.append(pool.take(15 * 1024 * 1024, "greedy"))
     with pytest.raises(ApiError) as raised:
-        pool.grow(held[0], 31 * 1024 * 1024)
+        pool.grow(held[1], 31 * 1024 * 1024)
     assert raised.value.code == "too_many_at_once"
     pool.take(15 * 1024 * 1024, "other")
     with pytest.raises(ApiError) as raised:
@@ -138,3 +140,33 @@ def test_a_body_larger_than_all_buffers_together_does_not_wait():
     with pytest.raises(ApiError) as raised:
         BufferPool(1_000_000, wait=600).take(2_000_000)
     assert raised.value.code == "overloaded"
+
+
+def test_bodies_that_have_come_half_way_do_not_wait_for_each_other():
+    pool = BufferPool(48 * 1024 * 1024, wait=60)
+    ended = []
+
+    def come(each):
+        whole = pool.grow(each, 15 * 1024 * 1024)
+        ended.append(len(whole))
+        pool.give_back(whole)
+
+    half = [pool.take(7 * 1024 * 1024) for _ in range(6)]
+    bodies = [threading.Thread(target=come, args=(each,)) for each in half]
+    for body in bodies:
+        body.start()
+    for body in bodies:
+        body.join(60)
+    assert len(ended) == len(half)
+    assert pool.in_use == 0
+
+
+def test_one_body_at_a_time_grows_beyond_the_limit():
+    pool = BufferPool(48_000_000, wait=0)
+    first, second = pool.take(20_000_000), pool.take(20_000_000)
+    first = pool.grow(first, 41_000_000)
+    pool.take(20_000_000)
+    with pytest.raises(ApiError):
+        pool.grow(second, 41_000_000)
+    pool.give_back(pool.grow(first, 41_500_000))
+    assert len(pool.grow(second, 41_000_000)) >= 41_000_000

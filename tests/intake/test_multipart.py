@@ -329,12 +329,13 @@ def test_a_content_length_that_must_be_too_large_is_refused_before_the_body():
     assert raised.value.extra == {"limit": LIMIT}
 
 
-def test_no_more_is_taken_from_the_pool_than_it_has():
+def test_no_more_is_taken_from_the_pool_than_it_has_and_one_body_beyond():
     pool = BufferPool(16 * 1024 * 1024, wait=0)
     large = form(part(bytes(10_000_000)))
-    held = take(plain_environ(large), pool, key="one")
-    assert code(plain_environ(large), pool, key="another") == "overloaded"
-    held.release()
+    held = [take(plain_environ(large), pool, key=key) for key in ("one", "another")]
+    assert code(plain_environ(large), pool, key="a third") == "overloaded"
+    for each in held:
+        each.release()
     assert image(plain_environ(form()), pool) == PNG
     assert pool.in_use == 0
 
