@@ -74,12 +74,17 @@ def test_a_keys_policy_goes_before_the_services(make, setting, record, applied):
     assert stripped.size == len(b"".join(stripped.pieces))
 
 
-def test_all_but_the_pixels_of_a_small_file_is_looked_at_in_place(make, threads):
+def test_a_small_file_is_looked_at_in_place(make, threads):
     service = make(metadata="minimal")
     look(service, SMALL)
-    assert [each.__name__ for each in threads.given] == ["decode"]
+    assert threads.given == []
     look(service, LARGE)
-    assert [each.__name__ for each in threads.given[1:]] == ["walk", "cost", "decode", "strip"]
+    assert [each.__name__ for each in threads.given] == ["walk", "cost", "decode", "strip"]
+
+
+def test_many_pixels_in_a_small_file_are_decoded_in_the_threads(make, threads):
+    look(make(), plain("PNG", (1100, 1000)))
+    assert [each.__name__ for each in threads.given] == ["decode"]
 
 
 def test_a_refusal_gives_the_keys_turn_back(make):
