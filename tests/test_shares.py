@@ -1,14 +1,18 @@
 """What a key may hold, who waits, and who is let in next."""
 
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from app.errors import ApiError
 from app.shares import Shares
 
+ROOT = Path(__file__).parents[1]
 FOREVER = float("inf")
 
 
@@ -224,3 +228,44 @@ def test_a_hundred_threads_of_ten_keys_all_get_their_turn_within_the_bounds():
     assert most[0] <= 2
     assert most[1] <= 4
     assert (shares.in_use, shares.waiting, shares._held) == (0, 0, {})
+
+
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from app.errors import ApiError
+from app.shares import Shares
+
+shares, order = Shares("seats", total=2, share=1), []
+
+def work(key, until):
+    with shares.taken(key, until=until):
+        order.append(key)
+        gevent.sleep(0.01)
+
+jobs = [gevent.spawn(work, key, float("inf")) for key in "aaaabb"]
+killed = gevent.spawn(work, "a", float("inf"))
+gevent.sleep(0)
+killed.kill()
+gevent.joinall(jobs, timeout=10)
+assert "".join(order) == "ababaa", order
+with shares.taken("a"):
+    refused = gevent.spawn(work, "a", 0.0)
+    refused.join(10)
+assert refused.exception.code == "too_many_at_once"
+assert (shares.in_use, shares.waiting) == (0, 0)
+"""
+
+
+def test_greenlets_wait_as_threads_do():
+    done = subprocess.run(
+        [sys.executable, "-c", GREENLETS],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # gevent prints the traceback of the greenlet that was refused, which is what is tried
+    assert done.returncode == 0, done.stderr

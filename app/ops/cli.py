@@ -6,9 +6,7 @@ what the other made.
 
 import json
 import re
-import secrets
 import sys
-import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +27,13 @@ from app.ops import sweep as sweeping
 from app.records import journal, usage
 from app.records.client import redis_errors, run_script
 from app.records.keys import (
-    LONGEST_KEY,
     PREFIX,
     ApiKey,
     UnreadableError,
+    check_text,
     digest_of,
     id_of,
+    new_key,
     parse_expiry,
     read_record,
     read_records,
@@ -43,10 +42,6 @@ from app.records.keys import (
 )
 from app.service import Service
 
-KEY_PREFIX = "upl_"
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_RANDOM_DIGITS = 38  # of base 62: 226 bits
-_CHECK_DIGITS = 6
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SOON = timedelta(days=14)
 _SCAN = 1000  # names that one SCAN looks at
@@ -66,27 +61,6 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 keys = AppGroup("keys", help="API keys: add, limit, rotate, find and take back.")
 uploads = AppGroup("uploads", help="Uploads that were interrupted.")
-
-
-def new_key() -> str:
-    """A key with a prefix to recognise it by, 226 random bits, and a checksum."""
-    body = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_DIGITS))
-    return f"{KEY_PREFIX}{body}{_checksum(body)}"
-
-
-def looks_mistyped(key: str) -> bool:
-    """Whether a key of our own form does not fit its checksum. Needs no Redis."""
-    body = key.removeprefix(KEY_PREFIX)
-    ours = key.startswith(KEY_PREFIX)
-    return ours and (len(body) <= _CHECK_DIGITS or not body.endswith(_checksum(body[:-6])))
-
-
-def _checksum(body: str) -> str:
-    number, digits = zlib.crc32(body.encode()), ""
-    for _ in range(_CHECK_DIGITS):
-        number, digit = divmod(number, len(_ALPHABET))
-        digits = _ALPHABET[digit] + digits
-    return digits
 
 
 def _command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,15 +149,10 @@ def create(
 
 
 def _read_key() -> str:
-    line = sys.stdin.buffer.readline().strip()
-    if len(line) < 32 or len(line) > LONGEST_KEY:  # 32 hex digits are 128 bits
-        raise click.ClickException(f"A key must have 32 to {LONGEST_KEY} characters.")
-    if not re.fullmatch(rb"[!-~]+", line):
-        raise click.ClickException("A key has letters, digits and signs of ASCII, without spaces.")
-    key = line.decode()
-    if looks_mistyped(key):
-        raise click.ClickException("This key does not fit its checksum: it was mistyped or cut.")
-    return key
+    try:
+        return check_text(sys.stdin.buffer.readline().strip())
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _refuse_shared_id(digest: str) -> None:

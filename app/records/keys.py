@@ -7,6 +7,8 @@ be read never grants anything.
 import hashlib
 import logging
 import re
+import secrets
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -29,6 +31,14 @@ _DATE_TIME = re.compile(
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 LONGEST_KEY = 1024
 """Characters. Longer ones are refused without asking Redis."""
+
+KEY_PREFIX = "upl_"
+"""How the keys that are made here begin, so that people and secret scanners recognise them."""
+
+_SHORTEST_KEY = 32  # of hex digits these are 128 bits
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_RANDOM_DIGITS = 38  # of base 62: 226 bits
+_CHECK_DIGITS = 6
 
 
 _FIELDS = {b"name", b"roles", b"rate_limit", b"expires_at", b"disabled", b"metadata"}
@@ -141,6 +151,38 @@ class KeyStore:
                 error.problem,
             )
             return None
+
+
+def new_key() -> str:
+    """A key with a prefix to recognise it by, 226 random bits, and a checksum."""
+    body = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_DIGITS))
+    return f"{KEY_PREFIX}{body}{_checksum(body)}"
+
+
+def looks_mistyped(key: str) -> bool:
+    """Whether a key of our own form does not fit its checksum. Needs no Redis."""
+    body = key.removeprefix(KEY_PREFIX)
+    ours = key.startswith(KEY_PREFIX)
+    return ours and (len(body) <= _CHECK_DIGITS or not body.endswith(_checksum(body[:-6])))
+
+
+def check_text(key: bytes) -> str:
+    """A key that was made elsewhere, as text; ValueError says what is wrong with it."""
+    if not _SHORTEST_KEY <= len(key) <= LONGEST_KEY:
+        raise ValueError(f"A key must have {_SHORTEST_KEY} to {LONGEST_KEY} characters.")
+    if not re.fullmatch(rb"[!-~]+", key):
+        raise ValueError("A key has letters, digits and signs of ASCII, without spaces.")
+    if looks_mistyped(key.decode()):
+        raise ValueError("This key does not fit its checksum: it was mistyped or cut.")
+    return key.decode()
+
+
+def _checksum(body: str) -> str:
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(_CHECK_DIGITS):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
 
 
 def digest_of(key: str | bytes) -> str:

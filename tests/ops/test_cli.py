@@ -7,7 +7,7 @@ import pytest
 
 from app import create_app
 from app.config import Config
-from app.ops.cli import KEY_PREFIX, looks_mistyped, new_key
+from app.records.keys import new_key
 
 
 @pytest.fixture
@@ -53,26 +53,6 @@ def stamp(later):
 
 def day(back=0):
     return f"{datetime.now(UTC) - timedelta(days=back):%Y-%m-%d}"
-
-
-def test_a_new_key_has_a_prefix_226_bits_and_a_checksum():
-    keys = {new_key() for _ in range(100)}
-    assert len(keys) == 100
-    for key in keys:
-        assert re.fullmatch(rf"{KEY_PREFIX}[0-9A-Za-z]{{44}}", key)
-        assert not looks_mistyped(key)
-    assert 62**38 > 2**226
-
-
-def test_a_typo_in_a_new_key_is_seen_without_redis():
-    key = new_key()
-    for place in range(len(KEY_PREFIX), len(key)):
-        wrong = "x" if key[place] != "x" else "y"
-        assert looks_mistyped(key[:place] + wrong + key[place + 1 :])
-    assert looks_mistyped(key[:-1])
-    assert looks_mistyped(key + "0")
-    assert looks_mistyped(KEY_PREFIX)
-    assert not looks_mistyped("a key that was made elsewhere")
 
 
 def test_create_prints_the_key_once_and_keeps_only_its_hash(run, redis):

@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001 -- characters that look alike are what is tried here
 import hashlib
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,11 +9,14 @@ import pytest
 from app.config import Rate
 from app.errors import ApiError
 from app.records.keys import (
+    KEY_PREFIX,
     LONGEST_KEY,
     ApiKey,
     KeyStore,
     UnreadableError,
     digest_of,
+    looks_mistyped,
+    new_key,
     read_record,
     read_records,
 )
@@ -422,3 +426,23 @@ def test_redis_that_is_down_is_a_503(redis):
 def test_the_digest_is_that_of_sha256sum():
     assert digest_of("abc") == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
     assert digest_of("ключ") == hashlib.sha256("ключ".encode()).hexdigest()
+
+
+def test_a_new_key_has_a_prefix_226_bits_and_a_checksum():
+    keys = {new_key() for _ in range(100)}
+    assert len(keys) == 100
+    for key in keys:
+        assert re.fullmatch(rf"{KEY_PREFIX}[0-9A-Za-z]{{44}}", key)
+        assert not looks_mistyped(key)
+    assert 62**38 > 2**226
+
+
+def test_a_typo_in_a_new_key_is_seen_without_redis():
+    key = new_key()
+    for place in range(len(KEY_PREFIX), len(key)):
+        wrong = "x" if key[place] != "x" else "y"
+        assert looks_mistyped(key[:place] + wrong + key[place + 1 :])
+    assert looks_mistyped(key[:-1])
+    assert looks_mistyped(key + "0")
+    assert looks_mistyped(KEY_PREFIX)
+    assert not looks_mistyped("a key that was made elsewhere")
