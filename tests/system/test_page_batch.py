@@ -211,14 +211,7 @@ def test_what_a_key_may_do_is_shown_as_soon_as_it_is_there(open_page, api_key):
 
 def test_the_policy_of_a_key_is_told_in_the_readers_words(open_page, api_key):
     page = open_page()
-
-    def with_policy(route):
-        answer = route.fetch()
-        limits = answer.json()["data"] | {"metadata": "no-location"}
-        route.fulfill(response=answer, json={"data": limits})
-
-    page.route("**/upload/limits", with_policy)
-    page.locator("#key").fill(api_key())
+    page.locator("#key").fill(api_key(metadata="no-location"))
     expect(page.locator("#limits")).to_contain_text(
         "the place where a picture was taken is removed"
     )
@@ -265,18 +258,19 @@ def test_a_key_that_is_disabled_in_the_middle_costs_no_picture_its_place(
 
 def test_a_full_service_is_asked_again_when_it_said_and_by_one_clock(open_page, api_key):
     page = ready(open_page, api_key)
-    asked = []
+    asked, answers = [], [(503, "overloaded"), (429, "too_many_at_once")]
 
     def full(route):
         asked.append(route)
         if len(asked) > 3:
             return route.continue_()
-        problem = {"code": "overloaded", "detail": "Full. Try again in 2 seconds."}
-        return route.fulfill(status=503, headers={"Retry-After": "2"}, body=json.dumps(problem))
+        status, code = answers[len(asked) % 2]
+        problem = {"code": code, "detail": "Full. Try again in 2 seconds."}
+        return route.fulfill(status=status, headers={"Retry-After": "2"}, body=json.dumps(problem))
 
     page.route("**/upload/image", full)
     page.set_input_files("#files", [PNG] * 6)
-    expect(page.locator("#pause")).to_contain_text("Trying again in")
+    expect(page.locator("#pause")).to_contain_text("take pictures right now. Trying again in")
     assert page.locator(".upload .state", has_text="gain in").count() == 0
     assert len(asked) == 3
     expect(page.locator("#sum")).to_have_text("6 of 6 stored")

@@ -111,7 +111,7 @@ export class Upload {
     if ([409, 429, 503].includes(status) && retryAfter > 0 && this.#mayWait(status)) {
       this.#become("waiting");
       // The answer's own sentence names the seconds too, and would stand still beside the countdown.
-      const reason = status === 429 ? texts.rate_used_up : texts.busy;
+      const reason = answer?.code === "rate_limited" ? texts.rate_used_up : texts.busy;
       return { rate: rateOf(request), retryAfter, reason };
     }
     this.#refuse(detail, !HOPELESS.includes(status));
