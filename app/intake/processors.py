@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 
 import gevent
 from gevent import monkey
@@ -32,12 +32,24 @@ class Processors:
             return function(*args)
         if self._threads is None:
             self._threads = ThreadPool(self.threads, hub=gevent.get_hub())
-        result: T = self._threads.apply(function, args)
-        return result
+        result, error = self._threads.apply(_outcome, (function, args))
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     def run_large(self, function: Callable[[memoryview], T], data: memoryview) -> T:
         """As ``run``, but small data in place."""
         return function(data) if len(data) <= INLINE_BYTES else self.run(function, data)
+
+
+def _outcome(
+    function: Callable[[*Ts], T], args: tuple[*Ts]
+) -> tuple[T | None, BaseException | None]:
+    """What a call returns or raises: gevent prints what a thread raises, refusals too."""
+    try:
+        return function(*args), None
+    except BaseException as error:  # noqa: BLE001 - raised anew by the caller
+        return None, error
 
 
 def _cores() -> int:

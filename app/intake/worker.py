@@ -66,7 +66,7 @@ _STATUSES: tuple[tuple[Any, int], ...] = (
 )
 # What can be read of a broken head, for the log line and the answer's headers.
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[^ ?#\r\n]*)")
-_HEADERS = re.compile(rb"\n(X-Request-Id|Origin):[ \t]*([^\r\n]*)\r?\n", re.IGNORECASE)
+_HEADERS = re.compile(rb"\n(X-Request-Id|Origin):[ \t]*([^\r\n]*)(?=\r?\n)", re.IGNORECASE)
 
 log = logging.getLogger("uploader.worker")
 
