@@ -149,10 +149,10 @@ CREDITS = (
 )
 LOCATED = xmp(
     f'exif:GPSLatitude="{LATITUDE}N" drone-dji:GpsLongtitude="{LATITUDE}" photoshop:City="Munich"',
-    f"{CREDITS}<exif:GPSLongitude>{LATITUDE}E</exif:GPSLongitude>"
+    f"<geo:empty geo:long='{LATITUDE}'/>{CREDITS}<exif:GPSLongitude>{LATITUDE}E</exif:GPSLongitude>"
     f"<exif:MakerNote>{base64.b64encode(maker_note('<')).decode()}</exif:MakerNote>"
     f"<!-- was {LATITUDE} -->"
-    f"<geo:lat>{LATITUDE}</geo:lat><geo:empty geo:long='{LATITUDE}'/>"
+    f"<geo:lat>{LATITUDE}</geo:lat><geo:none></geo:none>"
     f'<MiCamera:XMPMeta>&lt;place lat="{LATITUDE}"/&gt;</MiCamera:XMPMeta>'
     "<Iptc4xmpExt:LocationCreated><rdf:Bag><rdf:li rdf:parseType='Resource'>"
     f"<Iptc4xmpExt:City>Munich</Iptc4xmpExt:City><exif:GPSLatitude>{LATITUDE}N</exif:GPSLatitude>"
@@ -218,6 +218,7 @@ def located_jpegs() -> dict[str, bytes]:
         "flir": jpeg(segment(0xE1, b"FLIR\0\1\0\0" + maker_note("<"))),
         "makers-segments": jpeg(*(segment(n, b"Maker\0" + exif()) for n in range(0xE3, 0xED))),
         "comment": jpeg(segment(0xFE, f"Camera, latitude: {LATITUDE}".encode())),
+        "comment-longer-than-it-says": _short_comment(),
         "photoshop": jpeg(irb(
             resource(0x404, IPTC), resource(0x422, exif()), resource(0x424, LOCATED),
             resource(0x40C, bytes(28) + telling), resource(0x404, IPTC))),

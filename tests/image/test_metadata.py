@@ -12,6 +12,7 @@ import time
 import tracemalloc
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from PIL import Image, ImageOps, ImageSequence
@@ -266,6 +267,19 @@ def test_an_extended_packet_of_which_a_part_is_missing_goes_and_is_not_announced
     assert CREDIT.encode() in after
 
 
+@pytest.mark.parametrize("name", ["jpeg-everything", "webp-lossy", "png-xmp", "gif-xmp"])
+def test_what_is_left_of_a_packet_is_whole(name):
+    """With all that stood between what went."""
+    after = stripped(LOCATED_FILES[name])
+    packet = after[after.index(b"<x:xmpmeta") :].split(b"<?xpacket end")[0]
+    root = ET.fromstring(packet)  # noqa: S314 -- made here
+    found = [each.tag.partition("}")[2] for each in root.iter()]
+    assert found == [
+        *("xmpmeta", "RDF", "Description", "Credit", "creator", "Seq", "li"),
+        *("description", "Alt", "li", "LocationCreated", "Bag", "li", "City"),
+    ]
+
+
 def test_an_instruction_that_has_swallowed_properties_goes_with_them():
     swallowed = LOCATED.replace(b"</x:xmpmeta>", b"</x:xmpmeta><?xpacket <exif:GPSLatitude>1<")
     after = stripped(tagged.jpeg(segment(0xE1, XMP + swallowed)))
@@ -350,6 +364,16 @@ def test_the_flags_of_a_webp_are_those_of_the_chunks_that_stay():
     data = LOCATED_FILES["webp-lossy"]
     assert (data[20] & 12, stripped(data)[20] & 12, stripped(data, MINIMAL)[20] & 12) == (12, 12, 8)
     assert stripped(data, MINIMAL)[20] & 0x20 == 0x20
+
+
+def test_a_webp_whose_lengths_contradict_each_other_is_refused():
+    plain = LOCATED_FILES["webp-unknown-chunk-in-a-frame"]
+    at = plain.index(b"ANMF") + 4
+    data = plain[:at] + bytes((plain[at] + 6,)) + plain[at + 1 :]
+    assert walk(data, 10**8).frames == 2
+    with pytest.raises(ApiError) as caught:
+        stripped(data)
+    assert caught.value.code == "corrupt_image"
 
 
 def test_a_frame_of_a_webp_without_a_picture_goes_whole():

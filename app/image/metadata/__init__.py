@@ -41,7 +41,7 @@ def strip(view: memoryview, info: ImageInfo, policy: str, sha256: str, deadline:
 
     ``sha256`` (hex) is its own, which holds for ``view`` itself where nothing has to go. Raises
     the 503 ``overloaded`` after ``deadline`` (of ``time.monotonic()``) or without memory, and
-    nothing else for any file that passed the gate.
+    ``corrupt_image`` for a WebP whose lengths contradict each other, which libwebp may not mind.
     """
     try:
         pieces = _pieces(view, info, policy, deadline)

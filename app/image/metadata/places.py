@@ -3,12 +3,14 @@
 import re
 
 _NAME = re.compile(
-    r"gps|longt?itude|latitude|altitude|coordinate|maker_?note|spatial|thumbnail"
-    r"|geo(?:location|tag|point|hash|data|[^a-z]|$)|position(?!ing)",
+    r"gps|longt?itude|(?<!speed)latitude|altitude|coordinate|maker_?note|^spatial$|thumbnail"
+    r"|geo(?:location|tag|point|hash|data|[^a-z]|$)|shotlocation"
+    r"|(?<!authors)(?<!com)(?<!dis)position(?!ing)",
     re.IGNORECASE,
 )
 """Of fields that programs fill in, of maker notes and of pictures within the metadata, which have
-metadata of their own. ``YCbCrPositioning`` and ``geometry`` are about the picture."""
+metadata of their own. A film's latitude, ``YCbCrPositioning``, ``composition`` and ``geometry``
+are about the picture, and ``AuthorsPosition`` is a post in an office."""
 
 _TEXT = re.compile(
     rb"(?:gps[a-z]*|latitude|longt?itude|(?<![a-z])(?:lat|long?|lng|geo))"

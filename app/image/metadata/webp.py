@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-from app.image.info import ImageInfo
+from app.image.info import ImageInfo, damaged
 from app.image.metadata.blocks import Blocks
 from app.image.metadata.edits import Edit, Effort
 from app.image.webp import chunks_of, riff_end
@@ -18,7 +18,9 @@ _FRAME_HEAD = 16
 def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> Iterator[Edit]:
     """The edits that leave of a WebP what the policy lets pass, and nothing after its end."""
     end = riff_end(view)
-    found, flags = _found(view, end, Blocks(info, effort, minimal=minimal))
+    found, flags, frames = _found(view, end, Blocks(info, effort, minimal=minimal))
+    if max(frames, 1) != info.frames:  # libwebp, which counted them, trusts other lengths
+        raise damaged("WebP", "the lengths of its frames contradict each other")
     if found:
         yield 4, 8, _WORD.pack(end - 8 - sum(b - a - len(new) for a, b, new in found))
         if bytes(view[12:16]) == b"VP8X":
@@ -28,16 +30,18 @@ def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> I
         yield end, len(view), b""
 
 
-def _found(view: memoryview, end: int, blocks: Blocks) -> tuple[list[Edit], int]:
-    """The edits to chunks, and the flags of VP8X for the metadata that stays."""
+def _found(view: memoryview, end: int, blocks: Blocks) -> tuple[list[Edit], int, int]:
+    """The edits to chunks, the flags of VP8X for the metadata that stays, and the frames."""
     found: list[Edit] = []
-    flags = 0
+    flags = frames = 0
     after = 12
     for kind, start, stop in chunks_of(view, 12, end):
         blocks.effort.check_time()
         after = min(stop + (stop - start & 1), end)
         if kind == b"ANMF":
-            found += _frame(view, start, stop, end)
+            inner = list(chunks_of(view, start + _FRAME_HEAD, stop))
+            frames += any(each[0] in _PICTURE for each in inner)
+            found += _frame(inner, start, stop, end)
         elif kind not in _TO_SHOW:
             new, flag = _left(kind, view, start, stop, blocks)
             flags |= flag
@@ -45,7 +49,7 @@ def _found(view: memoryview, end: int, blocks: Blocks) -> tuple[list[Edit], int]
                 _add(found, (start - 8, after, _chunk(kind, new)))
     if after < end:  # what is no chunk: behind a simple picture decoders look at nothing
         _add(found, (after, end, b""))
-    return found, flags
+    return found, flags, frames
 
 
 def _add(found: list[Edit], edit: Edit) -> None:
@@ -75,19 +79,18 @@ def _chunk(kind: bytes, payload: bytes) -> bytes:
     )
 
 
-def _frame(view: memoryview, start: int, stop: int, end: int) -> Iterator[Edit]:
+def _frame(inner: list[tuple[bytes, int, int]], start: int, stop: int, end: int) -> Iterator[Edit]:
     """The edits that leave of a frame its picture alone, and the frame's length right.
 
     Nothing is left of a frame without a picture, which is shown nowhere.
     """
-    chunks = list(chunks_of(view, start + _FRAME_HEAD, stop))
     padded = min(stop + (stop - start & 1), end)
-    if not any(kind in _PICTURE for kind, _, _ in chunks):
+    if not any(kind in _PICTURE for kind, _, _ in inner):
         yield start - 8, padded, b""
         return
     foreign = [
         (begin - 8, min(after + (after - begin & 1), stop), b"")
-        for kind, begin, after in chunks
+        for kind, begin, after in inner
         if kind not in _PICTURE
     ]
     if foreign:

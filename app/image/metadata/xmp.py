@@ -14,6 +14,7 @@ from app.image.metadata.edits import Effort, UnreadableError
 
 _ADOBE = "http://ns.adobe.com/"
 _KNOWN = frozenset((
+    "http://www.w3.org/2000/01/rdf-schema#",
     "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
     "http://www.w3.org/XML/1998/namespace",
     "adobe:ns:meta/",
@@ -26,12 +27,18 @@ _KNOWN = frozenset((
     "http://ns.useplus.org/ldf/xmp/1.0/",
     "http://prismstandard.org/namespaces/basic/2.0/",
     "http://prismstandard.org/namespaces/prismusagerights/2.1/",
+    "http://prismstandard.org/namespaces/prl/2.1/",
+    "http://prismstandard.org/namespaces/pmi/2.2/",
     "http://www.metadataworkinggroup.com/schemas/regions/",
     "http://www.metadataworkinggroup.com/schemas/keywords/",
     "http://xmp.gettyimages.com/gift/1.0/",
     "http://ns.camerabits.com/photomechanic/1.0/",
     "http://www.digikam.org/ns/1.0/",
     "http://ns.acdsee.com/iptc/1.0/",
+    "http://ns.iview-multimedia.com/mediapro/1.0/",
+    "http://ns.microsoft.com/expressionmedia/1.0/",
+    "http://ns.extensis.com/extensis/1.0/",
+    "http://ns.optimasc.com/dex/1.0/",
     "http://ns.microsoft.com/photo/1.0/",
     "http://ns.microsoft.com/photo/1.0",
     "http://ns.microsoft.com/photo/1.2/",
@@ -46,6 +53,8 @@ _KNOWN = frozenset((
             *("xap/1.0/sType/Version#", "xap/1.0/sType/Dimensions#", "xap/1.0/sType/Font#"),
             *("xap/1.0/sType/Job#", "xmp/sType/Area#", "xmp/note/", "xmp/1.0/DynamicMedia/"),
             *("xmp/Identifier/qual/1.0/", "iX/1.0/", "exif/1.0/", "exif/1.0/aux/", "tiff/1.0/"),
+            *("xap/1.0/sType/ManifestItem#", "photoshop/1.0/camera-profile", "hdr-metadata/1.0/"),
+            "camera-raw-embedded-lens-profile/1.0/",
             *("photoshop/1.0/", "camera-raw-settings/1.0/", "lightroom/1.0/", "pdf/1.3/"),
         )
     ),
@@ -92,7 +101,7 @@ class _Cuts:
         self._packet = packet
         self._extended = extended
         self._depth = 0
-        self._removing: tuple[int, int, int] | None = None  # depth, start, end of the start tag
+        self._removing: tuple[int, int, int] | None = None  # depth, start, stop of an empty one
         self.places: list[tuple[int, int]] = []
         self._parser = parser = expat.ParserCreate("UTF-8", " ")
         parser.ordered_attributes = True
@@ -118,7 +127,7 @@ class _Cuts:
         if not self._stays(name):
             if self._depth == 1:
                 raise UnreadableError("no XMP")
-            self._removing = self._depth, at, tag.end()
+            self._removing = self._depth, at, tag.end() if tag[0].endswith(b"/>") else 0
         elif tag[1]:
             self._check_attributes(iter(attributes[::2]), tag)
 
@@ -141,10 +150,8 @@ class _Cuts:
     def _ended(self, _name: str) -> None:
         if self._removing is not None and self._removing[0] == self._depth:
             start, stop = self._removing[1:]
-            at = self._parser.CurrentByteIndex
-            if at != start:  # not an empty element, which is one tag
-                stop = self._packet.index(b">", at) + 1
-            self.places.append((start, stop))
+            end = stop or self._packet.index(b">", self._parser.CurrentByteIndex) + 1
+            self.places.append((start, end))
             self._removing = None
         self._depth -= 1
 
