@@ -30,7 +30,6 @@ CACHE_CONTROL = "public, max-age=31536000, immutable"
 PUTS_AT_ONCE = 8
 """PUTs of one process at a time: 32 at once on a slow store all ran into their time-out."""
 
-_CONNECTIONS = PUTS_AT_ONCE + 4  # beside them: readiness, the sweep, deletes
 _REHEARSAL_SECONDS = 10.0
 _CHECKSUM = "x-amz-checksum-sha256"
 
@@ -65,7 +64,7 @@ class ImageStore:
 
     def __init__(self, config: Config, *, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         """``headers`` gives what is sent beside each PUT's own, such as its trace."""
-        self.client = Client(config, connections=_CONNECTIONS, headers=headers)
+        self.client = Client(config, connections=PUTS_AT_ONCE, headers=headers)
         self.breaker = Breaker()
         self._put_timeout = config.s3_put_timeout
         self._slots = threading.BoundedSemaphore(PUTS_AT_ONCE)

@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, EmptyPoolError, NewConnectionError
 
 from app.errors import tls_cause
 
@@ -148,6 +148,8 @@ def of_exception(error: BaseException) -> StoreError:
     """The error that an exception of urllib3 or of a socket stands for."""
     never = isinstance(error, NewConnectionError | ConnectTimeoutError)
     match error:
+        case EmptyPoolError():
+            return StoreError("timeout", never_written=True)
         case NewConnectionError():
             return StoreError("connection refused", never_written=never)
         case TimeoutError() | urllib3.exceptions.TimeoutError():

@@ -55,15 +55,18 @@ class Client:
     def __init__(
         self, config: Config, *, connections: int, headers: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """``headers`` gives what is sent, unsigned, beside a body's own, such as its trace."""
+        """``connections``: PUTs at once, and as many small requests; others wait, but not long.
+
+        ``headers`` gives what is sent, unsigned, beside a body's own, such as its trace.
+        """
         self._bucket = config.s3_bucket
         self._connect, self._read = config.s3_connect_timeout, config.s3_read_timeout
         self._more_headers = headers
         self._base = BaseURL(config.s3_endpoint, config.s3_region)
         self._region = self._base.region or config.s3_region
-        self._pool = urllib3.PoolManager(
-            retries=False, maxsize=connections, ca_certs=config.s3_ca_certs
-        )
+        pool = partial(urllib3.PoolManager, retries=False, maxsize=connections, block=True)
+        # Small requests of their own: a thousand of them must not keep a PUT waiting.
+        self._puts, self._small = (pool(ca_certs=config.s3_ca_certs) for _ in range(2))
         self._credentials = CredentialSource(partial(provider_of, config))
 
     def put(
@@ -169,12 +172,13 @@ class Client:
         # The total counts until the answer begins, and so with the sending of a body.
         timeout = urllib3.Timeout(total=left, connect=self._connect, read=self._read)
         try:
-            response = self._pool.urlopen(
+            response = (self._puts if request.pieces else self._small).urlopen(
                 request.method,
                 self._url(request).geturl(),
                 body=_sent(request.pieces, deadline) if request.pieces else None,
                 headers=headers,
                 timeout=timeout,
+                pool_timeout=min(left, CHECK_SECONDS),
                 redirect=False,
                 preload_content=False,
             )

@@ -165,6 +165,7 @@ def test_a_put_that_has_no_time_left_is_not_sent_and_is_not_the_stores_fault(ser
     assert store.breaker.fresh()
 
 
+@pytest.mark.thorough
 def test_a_put_that_runs_out_of_its_upload_s_time_is_not_the_stores_fault(server):
     def slowly(method, *_):
         if method == "PUT":
@@ -331,6 +332,7 @@ def test_a_put_whose_turn_does_not_come_in_time_is_overloaded(server):
         assert [each.result() for each in others] == [None] * 8
 
 
+@pytest.mark.thorough
 def test_those_who_wait_for_a_turn_at_a_dead_store_are_not_let_in_one_by_one(server):
     def slowly(method, *_):
         if method == "PUT":

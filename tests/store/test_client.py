@@ -1,11 +1,16 @@
+import hashlib
 import itertools
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from app.config import Config
 from app.store.causes import StoreError
 from app.store.client import Client
+from tests.system.proxy import Proxy
 from tests.system.stand_ins import Store, s3_error
 
 
@@ -73,6 +78,7 @@ def test_a_long_answer_is_cut_and_its_connection_is_used_no_more(server, client)
     client.find_bucket()
 
 
+@pytest.mark.thorough
 def test_an_answer_that_trickles_is_given_up(server, client):
     def pieces():
         for _ in itertools.repeat(None, 600):
@@ -90,6 +96,62 @@ def test_whoever_has_no_credentials_gets_the_answer_as_it_is(server, client):
     assert client.as_anyone("GET").status == 403
     nowhere = connected(server, S3_ENDPOINT="http://127.0.0.1:1")
     assert nowhere.as_anyone("GET", "uploads/x.png") is None
+
+
+def test_small_requests_wait_for_each_other_and_none_is_lost(server, client):
+    """Each upload that fails asks and deletes: a thousand are no thousand connections."""
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def slowly(*_):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.02)
+        with lock:
+            at_once -= 1
+
+    server.refuse = slowly
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda _: client.find_bucket(), range(20)))
+    assert most == 2
+
+
+@pytest.mark.thorough
+def test_who_waits_too_long_for_a_connection_is_told_like_one_whose_store_is_slow(server, client):
+    going = threading.Event()
+    server.refuse = lambda *_: going.wait(10) and None
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(client.find_bucket) for _ in range(3)]
+        causes = {each.exception().cause for each in waiting}
+        going.set()
+    assert causes == {"timeout"}
+    server.refuse = lambda *_: None
+    client.find_bucket()
+
+
+SHORT = ["refuse", "cut", "cut_answer", "garbage"]
+
+
+@pytest.mark.parametrize("mode", SHORT + [pytest.param("black_hole", marks=pytest.mark.thorough)])
+def test_requests_that_fail_give_their_connections_back(server, mode):
+    proxy = Proxy(("127.0.0.1", server.server_port))
+    proxy.cut_after = 10
+    client = connected(server, S3_ENDPOINT=f"http://127.0.0.1:{proxy.port}")
+    data = memoryview(b"x" * 100_000)
+    put = partial(client.put, "uploads/x.png", [data], {}, hashlib.sha256(data).hexdigest())
+    try:
+        proxy.mode = mode
+        for _ in range(3):  # one more than there are connections
+            with pytest.raises(StoreError):
+                client.find_bucket()
+            with pytest.raises(StoreError):
+                put(deadline=time.monotonic() + 0.3)
+        proxy.mode = "pass"
+        client.find_bucket()
+        put(deadline=time.monotonic() + 5)
+    finally:
+        proxy.close()
 
 
 def test_what_is_put_without_credentials_has_a_length(server, client):
