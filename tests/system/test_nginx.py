@@ -292,6 +292,16 @@ def test_a_network_of_ipv6_is_one_client(make_nginx):
     assert [status(f"192.0.2.{number}") for number in range(1, 5)] == [503] * 4
 
 
+def test_slow_clients_hold_up_nobody_else(site, api_key):
+    head = f"POST /upload/image HTTP/1.1\r\nHost: x\r\nx-api-key: {api_key()}\r\n"
+    form = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b"
+    with contextlib.ExitStack() as slow:
+        for _ in range(100):
+            slow.enter_context(site.connect()).sendall((head + form).encode())
+        key = api_key()
+        assert [site.upload(picture(), key).status for _ in range(20)] == [200] * 20
+
+
 def test_a_busy_office_does_not_meet_the_limits(site):
     answers = [site.get("/healthz").status for _ in range(400)]
     assert answers == [200] * 400

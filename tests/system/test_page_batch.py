@@ -182,6 +182,26 @@ def test_a_folder_can_be_dropped(open_page, api_key, folder):
     assert visible(page) == NAMES
 
 
+def test_a_dropped_file_that_cannot_be_opened_is_one_that_needs_attention(open_page, api_key):
+    page = ready(open_page, api_key)
+    page.evaluate(
+        """() => {
+          const gone = (name) => ({isFile: true, name, fullPath: "/day/" + name,
+            file: (_, failed) => failed(new Error("gone"))});
+          const batches = [[gone("a.png"), gone("b.png")], []];
+          const folder = {isDirectory: true, name: "day", fullPath: "/day",
+            createReader: () => ({readEntries: (found) => found(batches.shift())})};
+          DataTransferItem.prototype.webkitGetAsEntry = () => folder;
+          const transfer = new DataTransfer();
+          transfer.items.add(new File(["x"], "day"));
+          const options = {dataTransfer: transfer, bubbles: true, cancelable: true};
+          document.getElementById("drop").dispatchEvent(new DragEvent("drop", options));
+        }"""
+    )
+    expect(page.locator(".upload.bad .state")).to_contain_text(["cannot be read"] * 2)
+    assert visible(page) == ["day/a.png", "day/b.png"]
+
+
 def test_a_folder_can_be_chosen(open_page, api_key, folder):
     page = ready(open_page, api_key)
     page.set_input_files("#folder", folder)

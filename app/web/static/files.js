@@ -3,6 +3,8 @@
 import { fill, texts } from "./language.js";
 
 export const MOST_FILES = 2000;
+// Stands for a file that the browser may not open.
+const UNREADABLE = { size: 1, slice: () => ({ arrayBuffer: () => Promise.reject(new Error()) }) };
 const SYSTEM_FILE = /^(\.|Thumbs\.db$|desktop\.ini$)/i;
 const SIGNATURES = [[0xff, 0xd8, 0xff], [0x89, 0x50, 0x4e, 0x47], [0x47, 0x49, 0x46, 0x38]];
 
@@ -41,8 +43,9 @@ export async function dropped(transfer) {
 async function walk(entry, found) {
   if (found.length > MOST_FILES) return;
   if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
-    found.push({ file, name: entry.fullPath.replace(/^\//, "") });
+    const name = entry.fullPath.replace(/^\//, "");
+    const file = await new Promise((resolve) => entry.file(resolve, () => resolve(null)));
+    found.push({ file: file ?? UNREADABLE, name });
     return;
   }
   const inside = await children(entry.createReader());
@@ -53,7 +56,7 @@ async function walk(entry, found) {
 async function children(reader) {
   const found = [];
   while (found.length <= MOST_FILES) {  // a reader gives a hundred at a time, and at the end none
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    const some = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
     if (!some.length) break;
     found.push(...some);
   }
