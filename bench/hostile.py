@@ -60,10 +60,9 @@ def costs(web, stack, files):
                 memory = max(memory, web.memory()[0])
                 time.sleep(0.02)
         seconds = web.cpu() - before
+        cells = name, f"{len(file) / 1e6:.1f} MB", f"{seconds * 1000:.0f} ms"
         print(
-            f"| {name} | {len(file) / 1e6:.1f} MB | {seconds:.1f} s | {memory / 2**20:.0f} MiB"
-            f" | {show(attack.statuses)} |",
-            flush=True,
+            "|", " | ".join(cells), f"| {memory >> 20} MiB | {show(attack.statuses)} |", flush=True
         )
 
 

@@ -98,6 +98,7 @@ def largest():
 
 FILES = {
     "PNG of 100 megapixels": lambda: grey(10_000),
+    "GIF of 10,000 frames and 100 megapixels": lambda: gif_of(100, 100, 10_000, (100, 100)),
     "GIF of 700,000 frames": lambda: gif_of(1, 1, 700_000),
     "WebP of 2,000 groups of prefix codes": lambda: webp_of_groups(2000, 512),
     "cut PNG that inflates to 1 GB": lambda: png_cut(1000, 10_000),
