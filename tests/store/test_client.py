@@ -130,10 +130,16 @@ def test_who_waits_too_long_for_a_connection_is_told_like_one_whose_store_is_slo
     client.find_bucket()
 
 
-SHORT = ["refuse", "cut", "cut_answer", "garbage"]
-
-
-@pytest.mark.parametrize("mode", SHORT + [pytest.param("black_hole", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "refuse",
+        "cut",
+        "cut_answer",
+        "garbage",
+        pytest.param("black_hole", marks=pytest.mark.thorough),
+    ],
+)
 def test_requests_that_fail_give_their_connections_back(server, mode):
     proxy = Proxy(("127.0.0.1", server.server_port))
     proxy.cut_after = 10

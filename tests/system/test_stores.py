@@ -6,7 +6,7 @@ import pytest
 
 from tests.pictures import padded, picture
 from tests.system.stack import doctor, wait_until
-from tests.system.stand_ins import LoginPage, Store, s3_error
+from tests.system.stand_ins import LoginPage, MetadataService, Store, only, s3_error
 
 PNG = picture()
 PHOTO = padded("PNG", 2_000_000)
@@ -59,6 +59,34 @@ def test_files_that_the_store_refuses_shut_nobody_else_out(make_service, valkey,
             assert each.result() == {(503, "storage_unavailable")}
         assert '"level": "critical"' in service.log
         assert service.get("/readyz").status == 200
+        service.stop()
+
+
+def test_a_role_that_is_renewed_in_the_middle_of_the_day_costs_no_upload(
+    make_service, valkey, api_key, tmp_path
+):
+    """Its credentials end in some minutes; the next ones are there, and those before still do."""
+    with MetadataService() as metadata, Store(only("role-1", "role-2")) as store:
+        metadata.seconds = 200
+        settings = {
+            "S3_ENDPOINT": store.url,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
+            "HOME": str(tmp_path),  # no files of whoever runs this
+        }
+        service = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
+        key = api_key()
+        assert service.upload(PNG, key).status == 200
+        metadata.number, metadata.seconds = 2, 3600
+
+        def upload(_):
+            return service.upload(PNG, key).status
+
+        with ThreadPoolExecutor(4) as pool:
+            while metadata.count("PUT") < 2:
+                assert list(pool.map(upload, range(8))) == [200] * 8
+            store.refuse = only("role-2")
+            assert list(pool.map(upload, range(8))) == [200] * 8
+        assert metadata.count("PUT") == 2, "one request renews for all"
         service.stop()
 
 
