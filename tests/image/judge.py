@@ -5,14 +5,14 @@ import re
 import subprocess
 from pathlib import Path
 
-POSITION = re.compile(r"gps|latitude|longt?itude|altitude|geo|maker_?note", re.IGNORECASE)
+POSITION = re.compile(r"gps|latitude|longt?itude|altitude|(?<!ima)geo|maker_?note", re.IGNORECASE)
 
 TO_SHOW = re.compile(
     r"(?:File|System|ExifTool|Composite):.*"
     r"|ICC[-_].*|PNG:(?:ICC_Profile|ProfileName)"
     r"|IFD0:(?:Orientation|[XY]Resolution|ResolutionUnit)|ExifIFD:ColorSpace"
     r"|ExifIFD:ExifImage(?:Width|Height)|InteropIFD:InteropIndex"
-    r"|JFIF:(?:JFIFVersion|[XY]Resolution|ResolutionUnit)|APP14:.*"
+    r"|JFIF:(?:JFIFVersion|[XY]Resolution|ResolutionUnit)|Adobe:.*"
     r"|PNG:(?:Image(?:Width|Height)|BitDepth|ColorType|Compression|Filter|Interlace|Gamma"
     r"|SRGBRendering|SignificantBits|Animation(?:Frames|Plays)|Palette|Transparency"
     r"|BackgroundColor|WhitePoint[XY]|(?:Red|Green|Blue)[XY])|PNG-pHYs:.*|PNG-cICP:.*"

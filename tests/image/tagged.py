@@ -332,7 +332,8 @@ def located_pngs() -> dict[str, bytes]:
            for name, data in profiles.items()},
         "profile-plain": _png(text("Raw profile type exif", profiles["exif"])),
         "maker-note-unreadable": _png(text("Raw profile type exif", unreadable)),
-        "named-texts": _png(text("exif:GPSLatitude", LATITUDE.encode()) + text("Author", b"Jane")),
+        "named-texts": _png(text("exif:GPSLatitude", LATITUDE.encode()) + text("Author", b"Jane")
+                            + text("Shoot Location", f"{LATITUDE}, 11.5".encode())),
         "text-of-json": _png(packed_text("Comment", f'{{"lat": {LATITUDE}}}'.encode())),
         "unknown-chunk": _png(chunk(b"maKr", maker_note("<"))),
         "broken-profile": _png(chunk(b"iCCP", b"sRGB\0\0no stream") + chunk(b"eXIf", exif())),

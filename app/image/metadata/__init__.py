@@ -17,7 +17,7 @@ from app.image.info import ImageInfo
 from app.image.metadata import gif, jpeg, png, webp
 from app.image.metadata.edits import Edit, Effort, Piece, applied
 
-__all__ = ["Piece", "Stripped", "strip"]
+__all__ = ["Piece", "Stripped", "pieces_of", "strip"]
 
 _FORMATS: dict[str, Callable[[memoryview, ImageInfo, bool, Effort], Iterator[Edit]]] = {
     "JPEG": jpeg.edits,
@@ -44,7 +44,7 @@ def strip(view: memoryview, info: ImageInfo, policy: str, sha256: str, deadline:
     ``corrupt_image`` for a WebP whose lengths contradict each other, which libwebp may not mind.
     """
     try:
-        pieces = _pieces(view, info, policy, deadline)
+        pieces = pieces_of(view, info, policy, deadline)
     except MemoryError:
         raise unavailable("overloaded", "out of memory while metadata was read") from None
     if pieces[0] is view:
@@ -55,7 +55,8 @@ def strip(view: memoryview, info: ImageInfo, policy: str, sha256: str, deadline:
     return Stripped(policy, pieces, sum(map(len, pieces)), digest.hexdigest())
 
 
-def _pieces(view: memoryview, info: ImageInfo, policy: str, deadline: float) -> tuple[Piece, ...]:
+def pieces_of(view: memoryview, info: ImageInfo, policy: str, deadline: float) -> tuple[Piece, ...]:
+    """The pieces of ``strip``, without their SHA-256."""
     if policy == KEEP:
         return (view,)
     effort = Effort(deadline)

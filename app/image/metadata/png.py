@@ -87,7 +87,8 @@ def _left_of_text(each: _Text, blocks: Blocks) -> bytes:
         return each.text if name in _COLOURS else _profile(each.text, blocks)
     if each.keyword == _XMP:
         return blocks.xmp(each.text)
-    tells = places.named(each.keyword.decode("latin-1")) or places.told(each.text)
+    keyword = each.keyword.decode("latin-1")
+    tells = "location" in keyword.lower() or places.named(keyword) or places.told(each.text)
     return b"" if tells or blocks.is_minimal else each.text
 
 
