@@ -1,7 +1,10 @@
-"""make soak: ten minutes of uploads; is memory flat, does anything leak, do the counters agree?"""
+"""make soak: ten minutes of uploads beside 100 slow clients; is memory flat, does anything leak,
+do the counters agree?
+"""
 
 import argparse
 import hashlib
+import multiprocessing
 import random
 import sys
 import tempfile
@@ -15,9 +18,11 @@ import redis
 sys.path.insert(0, str(Path(__file__).parent))
 
 import photos
+from slow_clients import drip_all
 from uploads import KEY, Stack, Web, body, send
 
 CLIENTS = 4
+SLOW = 100
 
 
 def main():
@@ -31,7 +36,10 @@ def main():
         web = Web(stack, "decode", Path(name))
         try:
             counted = usage(stack)
-            seen, samples = soak(web, [body(file) for file in (*files, bad)], minutes * 60)
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                slow = pool.apply_async(drip_on, (web.port, KEY, minutes * 60))
+                seen, samples = soak(web, [body(file) for file in (*files, bad)], minutes * 60)
+                slow.wait()
             time.sleep(1.5)
             new = {field: count - counted.get(field, 0) for field, count in usage(stack).items()}
         finally:
@@ -44,6 +52,13 @@ def main():
 
 
 CORPUS = (((800, 600), "JPEG"), ((1600, 1200), "JPEG"), ((500, 400), "PNG"), ((800, 600), "WEBP"))
+
+
+def drip_on(port, key, seconds):
+    """Slow clients, one crowd after the other: each is given up after BODY_TIMEOUT or goes away."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 1:
+        drip_all(f"http://127.0.0.1:{port}", None, key, SLOW, 1000, int(min(left, 70)))
 
 
 def usage(stack):
