@@ -10,7 +10,7 @@ from app.image.gate import ImageInspector
 from app.intake.body import CloseUnread, refusal_of
 from app.intake.buffers import BufferPool
 from app.intake.processors import Processors
-from app.ops import cli, doctor, health, logs, tracing
+from app.ops import cli, doctor, health, logs, memory, tracing
 from app.records.client import Redis, connect
 from app.records.keys import KeyStore
 from app.records.usage import Usage
@@ -66,8 +66,8 @@ def _refuse() -> None:
 
 def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
     # A quarter is always left for other keys.
-    pixels = config.decode_pixels
-    decoding = Shares("pixels in decode", total=pixels, share=pixels * 3 // 4)
+    fits = memory.plan(config, memory.limit())
+    decoding = Shares("pixels in decode", total=fits.pixels, share=fits.pixels * 3 // 4)
     processors = Processors()
     return Service(
         config=config,
@@ -80,8 +80,9 @@ def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
             check=config.image_check,
             slots=decoding,
             decode_wait=config.decode_wait,
+            memory=fits.largest,
         ),
-        pool=BufferPool(config.body_memory),
+        pool=BufferPool(fits.bodies),
         decoding=decoding,
         at_work=Shares("uploads at work", total=math.inf, share=UPLOADS_OF_A_KEY),
         turns=Shares("processor turns", total=processors.threads, share=processors.threads - 1),

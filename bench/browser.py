@@ -50,7 +50,8 @@ def main() -> None:
     asked = parser.parse_args()
     with judge() as page:
         if asked.folder:
-            paths = [path for path in asked.folder.rglob("*") if path.is_file()]
+            kinds = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+            paths = [path for path in asked.folder.rglob("*") if path.suffix.lower() in kinds]
             compare(page, {str(path): path.read_bytes() for path in paths}, asked.check)
             return
         for kind in KINDS:

@@ -21,7 +21,7 @@ forget_code()  # a reload evaluates this file again, and means the new code
 
 from app.config import Config, ConfigError
 from app.intake.worker import hold_signals_at_forks
-from app.ops import process
+from app.ops import memory, process
 from app.ops.logs import logging_config
 from app.ops.sweep import Sweeper
 
@@ -64,6 +64,8 @@ def on_starting(server):
     """Say where images go, before anything can go wrong there; open the metrics' port."""
     hold_signals_at_forks()
     server.log.info("images go to bucket %s at %s", settings.s3_bucket, settings.s3_endpoint)
+    if lowered := memory.lowered(settings, memory.limit()):
+        server.log.warning("%s", lowered)
     server.metrics = None
     if settings.metrics_port:
         # prometheus_client looks at this variable when it is imported.

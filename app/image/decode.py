@@ -19,7 +19,7 @@ from typing import TypeVar
 import simplejpeg
 from PIL import Image
 
-from app.errors import ApiError
+from app.errors import ApiError, unavailable
 from app.image import gif, jpeg, png, webp
 from app.image.info import ImageInfo, Truncated, check_pixels, check_time, damaged
 
@@ -28,21 +28,29 @@ T = TypeVar("T")
 _FRAME_PIXELS = 2_000
 """What a frame takes beside its pixels: so many are decoded in the time that it costs."""
 
+MOST_MEMORY = 415_000_000
+"""Bytes that a decoder takes for one picture at most, 400 MiB less what else it takes: a WebP of
+100 megapixels with a thousand groups of prefix codes, or of 8 with 20,000; programs write 2,600."""
+
 BYTES_PER_PIXEL = 6
 """A pixel of the decoding budget stands for so many bytes of a decoder's memory."""
 
 
 def decode(
-    data: bytes | bytearray | memoryview, info: ImageInfo, deadline: float = math.inf
+    data: bytes | bytearray | memoryview,
+    info: ImageInfo,
+    deadline: float = math.inf,
+    memory: int = MOST_MEMORY,
 ) -> None:
     """Take every frame of ``data``, which ``walk()`` found to be ``info``, to its end.
 
     Raises ApiError: ``corrupt_image`` where a decoder finds anything wrong, ``overloaded`` between
-    two frames (or pieces of a PNG) after ``deadline``.
+    two frames (or pieces of a PNG) after ``deadline``. ``memory``, in bytes, is what libjpeg may
+    hold of a progressive JPEG: where all of it needs more, only a part of each scan is decoded.
     """
     with memoryview(data) as view:
         try:
-            _DECODERS[info.format](view, info, deadline)
+            _DECODERS[info.format](view, info, deadline, memory)
         except (ApiError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise many kinds
@@ -51,35 +59,41 @@ def decode(
             raise damaged(kind, reason, cause=repr(error)) from None
 
 
-def cost(data: bytes | bytearray | memoryview, info: ImageInfo, deadline: float = math.inf) -> int:
+def cost(
+    data: bytes | bytearray | memoryview,
+    info: ImageInfo,
+    deadline: float = math.inf,
+    memory: int = MOST_MEMORY,
+) -> int:
     """The pixels of the budget that a picture takes: its own, or more where memory is dear.
 
-    Raises ApiError: ``corrupt_image`` where a decoder would need too much memory, ``overloaded``
-    after ``deadline``.
+    Raises ApiError: ``corrupt_image`` where a decoder would need more than any picture does,
+    ``overloaded`` where it needs more than ``memory`` bytes, or after ``deadline``.
     """
     with memoryview(data) as view:
         pixels = (info.width * info.height + _FRAME_PIXELS) * info.frames
-        return max(pixels, _memory(view, info, deadline) // BYTES_PER_PIXEL)
+        need = 0
+        if info.format == "JPEG":
+            need = _jpeg_memory(view, memory)
+        elif info.format == "WEBP":
+            need = _webp_memory(view, info, deadline)
+        if need > memory:
+            raise unavailable("overloaded", f"a decoder needs {need:,} bytes, of {memory:,}")
+        return max(pixels, (need + len(view)) // BYTES_PER_PIXEL if need else 0)
 
 
-def _memory(view: memoryview, info: ImageInfo, deadline: float) -> int:
-    """The bytes that a decoder holds at once, where they are more than those of a row of pixels."""
-    need = 0
-    if info.format == "JPEG":
-        frame, whole = jpeg.plan(view)
-        need = 2 * min(frame.coefficients, _MAX_COEFFICIENTS) if whole else 0
-    elif info.format == "WEBP":
-        canvas = info.width * info.height
-        need = canvas * (_PILLOW_WEBP_BYTES if canvas <= _PILLOW_WEBP_PIXELS else _VIPS_WEBP_BYTES)
-        need += webp.tables(view, deadline)
-        if need > _MAX_WEBP_BYTES:
-            raise damaged("WebP", "it has more prefix codes than programs write")
+def _jpeg_memory(view: memoryview, memory: int) -> int:
+    frame, whole = jpeg.plan(view)
+    return 2 * min(frame.coefficients, _most_coefficients(memory)) if whole else 0
+
+
+def _webp_memory(view: memoryview, info: ImageInfo, deadline: float) -> int:
+    canvas = info.width * info.height
+    need = canvas * (_PILLOW_WEBP_BYTES if canvas <= _PILLOW_WEBP_PIXELS else _VIPS_WEBP_BYTES)
+    need += webp.tables(view, deadline)
+    if need > MOST_MEMORY:
+        raise damaged("WebP", "it has more prefix codes than programs write")
     return need
-
-
-_MAX_WEBP_BYTES = 415_000_000
-"""400 MiB less what else it takes: 100 megapixels with a thousand groups of prefix codes, or eight
-with the 2,600 that libwebp's encoder writes at most, five times over."""
 
 
 def share(
@@ -108,20 +122,26 @@ _MAX_COEFFICIENTS = 150_000_000
 """Of a picture in several scans libjpeg holds all coefficients, two bytes each. Above this many
 (over 100 megapixels at 4:2:0, 50 at 4:4:4) only the upper part of each scan is decoded."""
 
+
+def _most_coefficients(memory: int) -> int:
+    return min(_MAX_COEFFICIENTS, memory // 2)
+
+
 _OF_HEADERS = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 _MENDS = 3
 """So often a JPEG is decoded anew without something of which libjpeg only warns."""
 
 
-def _decode_jpeg(view: memoryview, deadline: float) -> None:
+def _decode_jpeg(view: memoryview, deadline: float, memory: int) -> None:
     frame, whole = jpeg.plan(view)
+    most = _most_coefficients(memory)
     stream: memoryview | bytearray = view
     strict = True
-    if whole and frame.coefficients > _MAX_COEFFICIENTS:
+    if whole and frame.coefficients > most:
         # Each scan then has data left over, of which libjpeg warns.
         stream, strict = bytearray(view), False
-        height = max(frame.height * _MAX_COEFFICIENTS // frame.coefficients, 1)
+        height = max(frame.height * most // frame.coefficients, 1)
         frame = replace(frame, height=height)
         struct.pack_into(">H", stream, frame.height_at, height)
     _decode_scans(stream, frame, deadline, strict=strict)
@@ -339,7 +359,8 @@ _VIPS_WEBP_BYTES = 4
 
 def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
     if info.width * info.height > _PILLOW_WEBP_PIXELS:
-        _vips_webp(webp.bare(view))
+        for stream in webp.bare(view):
+            _vips_webp(stream)
         return
     decoder = webp.demuxed(view)
     for _ in range(info.frames):
@@ -361,9 +382,9 @@ def _vips_webp(stream: bytes) -> None:
     image.avg()
 
 
-_DECODERS: dict[str, Callable[[memoryview, ImageInfo, float], None]] = {
-    "JPEG": lambda view, _, deadline: _decode_jpeg(view, deadline),
-    "PNG": _decode_png,
-    "GIF": lambda view, _, deadline: _decode_gif(view, deadline),
-    "WEBP": _decode_webp,
+_DECODERS: dict[str, Callable[[memoryview, ImageInfo, float, int], None]] = {
+    "JPEG": lambda view, _, deadline, memory: _decode_jpeg(view, deadline, memory),
+    "PNG": lambda view, info, deadline, _: _decode_png(view, info, deadline),
+    "GIF": lambda view, _, deadline, __: _decode_gif(view, deadline),
+    "WEBP": lambda view, info, deadline, _: _decode_webp(view, info, deadline),
 }

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 from app.config import INLINE_BYTES
 from app.errors import ApiError, unavailable
 from app.image import gif, jpeg, png, webp
-from app.image.decode import cost, decode, share
+from app.image.decode import MOST_MEMORY, cost, decode, share
 from app.image.foreign import unsupported
 from app.image.info import ImageInfo, Truncated, damaged
 
@@ -59,10 +59,20 @@ class ImageInspector:
     """Inspects files. Safe between threads.
 
     ``slots`` bounds what is decoded at once in this process, in pixels (of ``BYTES_PER_PIXEL``
-    each); who waits longer than ``decode_wait`` seconds for room is refused.
+    each); who waits longer than ``decode_wait`` seconds for room is refused, and so is a picture
+    that takes more than ``memory`` bytes.
     """
 
-    def __init__(self, *, max_pixels: int, check: str, slots: Slots, decode_wait: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_pixels: int,
+        check: str,
+        slots: Slots,
+        decode_wait: float,
+        memory: int = MOST_MEMORY,
+    ) -> None:
+        self._memory = memory
         self._max_pixels = max_pixels
         self._decodes = check == "decode"
         self._slots = slots
@@ -104,12 +114,14 @@ class ImageInspector:
             first: Run = at_once if len(view) <= INLINE_BYTES else run
             info = first(walk, view, self._max_pixels)
             if self._decodes:
-                pixels = first(cost, view, info, deadline)
+                if info.format == "WEBP":  # whose prefix codes may be many even in a small file
+                    first = run
+                pixels = first(cost, view, info, deadline, self._memory)
                 until = min(deadline, time.monotonic() + self._wait)
                 if pixels > _INLINE_PIXELS:
                     first = run
                 with self._slots.taken(key, pixels, until):
-                    first(decode, view, info, deadline)
+                    first(decode, view, info, deadline, self._memory)
         except Truncated as cut:
             part = partial(share, view, cut.kind, self._max_pixels, deadline)
             there = self._share(key, partial(run, part)) if self._decodes else None

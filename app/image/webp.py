@@ -13,7 +13,7 @@ _WORD = struct.Struct("<I")
 _MAX_CHUNKS = 100_000
 """With those in frames; a file of programs has five, and two for each frame."""
 
-_CODED = frozenset((b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"))
+_CODED = frozenset((b"VP8X", b"ALPH", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"))
 
 
 def chunks_of(view: memoryview, pos: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -141,19 +141,32 @@ def _lossless(view: memoryview, pos: int, end: int) -> Iterator[tuple[memoryview
             alpha = None
 
 
-def bare(view: memoryview) -> bytes:
-    """The file anew without metadata, which libvips would read."""
+def bare(view: memoryview) -> Iterator[bytes]:
+    """The file anew without metadata, which libvips would read.
+
+    A lossless alpha channel of a still picture comes by itself: together they take more memory.
+    """
+    chunks = [each for each in chunks_of(view, 12, riff_end(view)) if each[0] in _CODED]
+    alpha = None
+    if chunks[0][0] == b"VP8X" and not view[chunks[0][1]] & 2:
+        packed = (each for each in chunks if each[0] == b"ALPH" and view[each[1]] & 3 == 1)
+        alpha = next((view[start + 1 : stop] for _, start, stop in packed), None)
+    flags = 0x12 if alpha is None else 2
     pieces: list[bytes | memoryview] = []
-    for kind, start, stop in chunks_of(view, 12, riff_end(view)):
+    for kind, start, stop in chunks:
         if kind == b"VP8X":
-            pieces += [
-                view[start - 8 : start],
-                bytes((view[start] & 0x12,)),
-                view[start + 1 : stop],
-            ]
-        elif kind in _CODED:
+            pieces += [view[start - 8 : start], bytes((view[start] & flags,))]
+            pieces.append(view[start + 1 : stop])
+        elif alpha is None or kind != b"ALPH":
             pieces.append(view[start - 8 : stop])
-        else:
-            continue
         pieces.append(b"\0" * (stop - start & 1))
+    yield _riff(pieces)
+    if alpha is not None:
+        width, height = _canvas(view, riff_end(view))
+        head = b"\x2f" + _WORD.pack(width - 1 | height - 1 << 14)
+        size = len(head) + len(alpha)
+        yield _riff([b"VP8L", _WORD.pack(size), head, alpha, b"\0" * (size & 1)])
+
+
+def _riff(pieces: list[bytes | memoryview]) -> bytes:
     return b"".join((b"RIFF", _WORD.pack(4 + sum(map(len, pieces))), b"WEBP", *pieces))

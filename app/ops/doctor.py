@@ -1,14 +1,12 @@
 """``flask doctor``: looks at Redis, the store and the settings once, and says what to change."""
 
 import json
-import os
 import re
 import statistics
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -16,6 +14,7 @@ import click
 
 from app.config import Config, Rate
 from app.errors import ApiError, tls_cause
+from app.ops import memory
 from app.records import journal, ratelimit, usage
 from app.records.client import RedisError, redis_errors
 from app.records.journal import Entry, Result
@@ -28,8 +27,6 @@ _COLOURS = {OK: "green", WARNING: "yellow", FAILED: "red"}
 _PROBE_ID = "000000000000"
 _SLOW_MS = 5.0
 _SKEW_SECONDS = 30, 300  # S3 stores refuse requests that are 15 minutes off
-_PROCESS_BYTES = 80 * 1024 * 1024
-_DECODED_BYTES = 6  # a pixel, as app.image.gate accounts for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +85,15 @@ def _transport(check: str, url: str, safe: tuple[str, ...], scheme: str) -> Find
 
 
 def _memory(config: Config) -> Finding:
-    """Whether the settings allow more memory than there is."""
-    process = _PROCESS_BYTES + config.body_memory + _DECODED_BYTES * config.decode_pixels
-    most, there = config.web_concurrency * process, _memory_there()
-    found = f"at most {_mib(most)} in {config.web_concurrency} processes, of {_mib(there)}"
-    if most <= there:
-        return Finding("memory", OK, found)
-    hint = "Lower WEB_CONCURRENCY, BODY_MEMORY or DECODE_PIXELS."
-    return Finding("memory", WARNING, found, hint)
-
-
-def _memory_there() -> int:
-    """Bytes that this machine or its control group (cgroup v2) has."""
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(there, int(text)) if text.isdigit() else there
-
-
-def _mib(size: int) -> str:
-    return f"{size / 1024**2:,.0f} MiB"
+    """Whether the settings allow more memory than there is, for the unit or where this runs."""
+    there = min(memory.limit(), memory.limit(memory.UNIT))
+    processes = config.web_concurrency
+    most = memory.mib(processes * memory.plan(config, there).most)
+    found = f"at most {most} in {processes} processes, of {memory.mib(there)}"
+    if lowered := memory.lowered(config, there):
+        hint = "Lower WEB_CONCURRENCY, or give it more memory."
+        return Finding("memory", WARNING, f"{found}: {lowered}", hint)
+    return Finding("memory", OK, found)
 
 
 def _redis(service: Service) -> Iterator[Finding]:

@@ -10,7 +10,9 @@ import resource
 import sys
 
 _M_ARENA_MAX = -8  # malloc.h
+_M_MMAP_THRESHOLD = -3
 _HEAPS = 2
+_OWN_PAGES = 1 << 20
 
 
 def forget_code(package: str = "app") -> None:
@@ -27,11 +29,14 @@ def share_heaps() -> None:
     """Have the threads share two heaps of glibc's instead of one each (mallopt(3)).
 
     A heap keeps what was freed in it, up to tens of megabytes, for the next picture: 740 MB
-    instead of 420 for progressive JPEGs of 12 megapixels.
+    instead of 420 for progressive JPEGs of 12 megapixels. And what is larger than a megabyte has
+    pages of its own, which go back when it is freed: without that glibc keeps 16 to 90 MB after
+    progressive JPEGs, and takes 377 MB where the pictures need 292.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, _HEAPS)
+        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES)
 
 
 def raise_file_limit() -> None:

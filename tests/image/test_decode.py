@@ -38,7 +38,7 @@ from tests.image.corpus import (
 )
 from tests.image.inspecting import inspector, refusal
 from tests.image.measure import measure
-from tests.pictures import encode, photo
+from tests.pictures import drawing, encode, photo
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,6 +170,30 @@ def test_what_costs_time_is_bounded_far_above_what_programs_write(make, most, be
     assert inspector().inspect(make(most - beside)).width > 0
     for check in ("decode", "structure"):
         assert "more" in refusal(make(most - beside + 1), check=check).detail
+
+
+def test_of_a_progressive_jpeg_no_more_is_decoded_than_there_is_memory_for():
+    data = encode(photo(1000, 1000), "JPEG", progressive=True, subsampling=0)
+    info = walk(data, 10**8)
+    assert cost(data, info) * BYTES_PER_PIXEL > 6_000_000
+    assert cost(data, info, memory=2_000_000) <= info.width * info.height + 2_000
+    decode(data, info, memory=2_000_000)
+
+
+def test_a_webp_for_which_there_is_no_memory_is_refused_for_now():
+    data = encode(photo(1000, 1000), "WEBP", lossless=True)
+    with pytest.raises(ApiError) as caught:
+        cost(data, walk(data, 10**8), memory=2_000_000)
+    assert (caught.value.code, caught.value.status) == ("overloaded", 503)
+
+
+def test_a_large_webp_with_alpha_is_decoded_to_its_end():
+    large = drawing(3000, 3000)
+    data = bytearray(encode(large, "WEBP", method=0))
+    assert inspector().inspect(data).width == 3000
+    alpha = data.index(b"ALPH") + 8
+    data[alpha + 40 : alpha + 400] = bytes(360)
+    assert refusal(data).code == "corrupt_image"
 
 
 def test_frames_are_charged_beside_their_pixels():

@@ -11,13 +11,9 @@ from pathlib import Path
 
 from app.errors import ApiError
 from app.image.gate import ImageInspector
+from tests.image.inspecting import inspector
 
-CHECKS = {
-    check: ImageInspector(
-        max_pixels=100_000_000, check=check, decode_pixels=1_000_000_000, decode_wait=0
-    )
-    for check in ("decode", "structure")
-}
+CHECKS = {check: inspector(check) for check in ("decode", "structure")}
 
 
 def verdict(gate: ImageInspector, data: bytes) -> tuple[list[int] | None, str]:
