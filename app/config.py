@@ -321,11 +321,7 @@ class Config:
         "50000000",
     )
     decode_wait: float = _setting(
-        "DECODE_WAIT",
-        10.0,
-        _seconds(0, 15),
-        "seconds an upload waits for its key's turn, and to be decoded, 0 to 15",
-        "10",
+        "DECODE_WAIT", 10.0, _seconds(0, 15), "seconds an upload waits to be decoded, 0 to 15", "10"
     )
     body_timeout: float = _setting(
         "BODY_TIMEOUT", 60.0, _seconds(1, 3600), "seconds for a whole body, 1 to 3600", "60"

@@ -21,9 +21,9 @@ from app.store.bucket import PUTS_AT_ONCE, ImageStore
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-UPLOADS_OF_A_KEY = PUTS_AT_ONCE - 2
-"""Uploads of one key that a process looks at and stores at once: less than the store takes, so that
-a slow store's places are not all one key's. The next ones wait for these."""
+UPLOADS_OF_A_KEY = PUTS_AT_ONCE // 2
+"""Uploads of one key that a process looks at and stores at once, half of what the store is given:
+one key neither has all its places nor alone makes it slow. The next ones wait for these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,12 +92,12 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
             key=api_key.id,
             meanwhile=attempt.renew,
         )
-    now = time.monotonic()
-    deadline = now + service.config.upload_timeout
+    seconds = service.config.upload_timeout
+    deadline = time.monotonic() + seconds
     with form:
         g.image_size = len(form.image)
-        turn = min(deadline, now + service.config.decode_wait)
-        with service.at_work.taken(api_key.id, until=turn):
+        # Half of the time: the other half is for the work itself.
+        with service.at_work.taken(api_key.id, until=deadline - seconds / 2):
             yield form, deadline
 
 

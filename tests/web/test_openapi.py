@@ -1,5 +1,6 @@
 """Every status and code of the OpenAPI description has an example, and the service answers so."""
 
+import math
 import re
 import uuid
 from dataclasses import replace
@@ -112,7 +113,7 @@ def overloaded(site):
 
 
 def too_many_at_once(site):
-    with site.service.at_work.taken(ID, 1000):
+    with site.service.decoding.taken(ID, math.inf):
         return site.upload()
 
 
