@@ -174,6 +174,23 @@ def _redis_settings(service: Service) -> Iterator[Finding]:
     else:
         hint = "appendonly yes, or a managed service that replicates: keys must not be lost."
         yield Finding("redis persistence", WARNING, "no append-only file", hint)
+        return
+    if not any(node.get("server_name") == "valkey" for node in nodes):
+        yield from _replay(service)
+
+
+def _replay(service: Service) -> Iterator[Finding]:
+    """Whether Redis can replay what scripts wrote: it does that as the user ``default``."""
+    try:
+        default = cast(Any, service.redis.acl_getuser("default"))
+        whole = "+@all" in default["categories"] and "~*" in default["keys"]
+    except (RedisError, KeyError, TypeError):  # only administrators may look
+        return
+    if whole:
+        yield Finding("redis replay", OK, "the default user has its rights")
+        return
+    hint = "user default off resetpass ~* &* +@all: a restart forgets what scripts wrote, and more."
+    yield Finding("redis replay", FAILED, "the default user lacks rights", hint)
 
 
 def _version(node: dict[str, Any]) -> str:

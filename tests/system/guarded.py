@@ -26,7 +26,10 @@ class Guarded(Process):
         include = ("--include", str(directory / "uploader.conf"))
         command = redis_command(kind, directory, self.port, *include)
         super().__init__(command, directory / "log")
-        self.url = f"redis://uploader:{passwords['uploader']}@127.0.0.1:{self.port}/0"
+        self.url, self.admin_url = (
+            f"redis://{name}:{passwords[name]}@127.0.0.1:{self.port}/0"
+            for name in ("uploader", "admin")
+        )
         self.admin, self.service = (
             redis.Redis(port=self.port, username=name, password=password)
             for name, password in passwords.items()

@@ -98,6 +98,18 @@ def test_nobody_comes_in_without_a_name(guarded):
         nobody.ping()
 
 
+@pytest.mark.needs_program("redis-server")
+def test_the_doctor_finds_a_redis_that_would_forget_at_its_next_start(tmp_path, seaweedfs, bucket):
+    server = Guarded("redis", tmp_path)
+    settings = seaweedfs.settings(bucket)
+    assert doctor(server.admin_url, settings)[1]["redis replay"]["state"] == "ok"
+    server.admin.execute_command("ACL SETUSER default reset off")
+    status, found = doctor(server.admin_url, settings)
+    assert (status, found["redis replay"]["state"]) == (1, "failed")
+    assert "user default off resetpass ~* &* +@all" in found["redis replay"]["hint"]
+    server.close()
+
+
 def test_the_doctor_finds_that_the_service_may_do_all_it_needs(guarded, seaweedfs, bucket):
     status, found = doctor(guarded.url, seaweedfs.settings(bucket))
     assert (status, found["redis rights"]["state"]) == (0, "ok")
