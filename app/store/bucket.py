@@ -271,7 +271,7 @@ class ImageStore:
         try:
             self._looked_at = self._holds(image.key, image.size, image.sha256)
         except StoreError as error:
-            if not proven:
+            if not proven or error.cause == NO_STORE:
                 raise
             log.warning("the object just put could not be looked at: %s", error.cause)
             self._looked_at = error.status > 0  # it may write and not read: then its word counts

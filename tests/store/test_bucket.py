@@ -93,6 +93,22 @@ def test_a_login_page_is_no_store():
             store.ensure_open()
 
 
+@pytest.mark.parametrize("otherwise", [200, 404])
+def test_what_repeats_the_headers_of_a_request_is_no_store(server, otherwise):
+    """As programs do that are made to look at requests: the checksum comes back, too."""
+
+    def echo(method, key, headers, body):
+        return (
+            (200 if method == "PUT" else otherwise),
+            {**dict(headers), "Content-Length": "0"},
+            b"",
+        )
+
+    server.refuse = echo
+    with pytest.raises(OutcomeUnknown, match="not an answer of an S3 store"):
+        connected(server).put(image(), soon())
+
+
 def test_a_store_that_forgets_what_it_took_is_found_out(server):
     def forget(method, key, headers, body):
         answer = server._put(key, headers, body) if method == "PUT" else None

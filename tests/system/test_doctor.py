@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 
-from tests.system.stack import SeaweedFS, Valkey, doctor, flask, wait_until
+from tests.system.stack import Moto, SeaweedFS, Valkey, doctor, flask, wait_until
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -138,6 +140,25 @@ def test_a_bucket_that_anyone_may_list_and_write_is_told(server, tmp_path):
         assert public.keys("assets") == set()
     finally:
         public.kill()
+
+
+@pytest.mark.parametrize("kind", [SeaweedFS, Moto])
+def test_a_bucket_that_keeps_versions_keeps_none_of_the_doctor_s(server, tmp_path, kind):
+    versioned = kind(tmp_path)
+    try:
+        versioned.make_bucket("assets")
+        versioned.client.set_bucket_versioning(
+            bucket_name="assets", config=VersioningConfig(ENABLED)
+        )
+        _, found = doctor(server.url, versioned.settings("assets"))
+        assert found["store versioning"]["state"] == "warning"
+        assert found["store rights"]["state"] == "ok"
+        left = versioned.client.list_objects(
+            bucket_name="assets", recursive=True, include_version=True
+        )
+        assert [each.object_name for each in left] == []
+    finally:
+        versioned.kill()
 
 
 def test_more_memory_than_there_is_is_a_warning(server, store):
