@@ -1,7 +1,7 @@
 """What people see: the upload page, the API reference, and a page for unknown addresses."""
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,14 @@ def upload_page() -> Response:
 @blueprint.get("/docs")
 def docs() -> Response:
     """The API reference, made from the OpenAPI description."""
-    host = request.host_url.rstrip("/")
+    return _answer(_reference(request.host_url.rstrip("/")))
+
+
+@lru_cache(maxsize=8)
+def _reference(host: str) -> str:
+    """The page for a service at this address, kept: hundreds of clients may ask at once."""
     samples = [(name, title, _sample(name).replace("HOST", host)) for name, title in _SAMPLES]
-    return _page(
+    return render_template(
         "docs.html",
         texts=_language("en"),
         api=description(),
@@ -135,7 +140,11 @@ def _language(name: str) -> dict[str, str]:
 
 
 def _page(template: str, *, status: int = 200, **values: Any) -> Response:
-    answer = make_response(render_template(template, **values), status)
+    return _answer(render_template(template, **values), status)
+
+
+def _answer(page: str, status: int = 200) -> Response:
+    answer = make_response(page, status)
     answer.headers["Content-Security-Policy"] = _POLICY
     answer.headers["Referrer-Policy"] = "no-referrer"
     answer.vary.add("Accept-Language")

@@ -348,10 +348,13 @@ def test_a_full_service_says_so_once_no_room_has_come_free(
     service = make_service(valkey.url, seaweedfs.settings(bucket), **full)
     key, body = api_key(), form(padded("PNG", LIMIT))
     start = head(key, f"Content-Length: {len(body)}")
-    with Client(service) as first, Client(service) as second:
+    with Client(service) as first, Client(service) as second, Client(service) as third:
         first.sendall(start + body[:-1])
-        second.sendall(start + body[: LIMIT // 4])
-        status, headers, problem = second.answer()
+        wait_until(lambda: counted(valkey.client, key) == 1)
+        second.sendall(start + body[: LIMIT // 2])  # one body may go beyond the room there is
+        wait_until(lambda: counted(valkey.client, key) == 2)
+        third.sendall(start.replace(key.encode(), api_key().encode()) + body[: LIMIT // 2])
+        status, headers, problem = third.answer()
         assert (status, problem["code"]) == (503, "overloaded")
         assert int(headers["retry-after"]) > 0
         first.sendall(body[-1:])
