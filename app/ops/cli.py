@@ -115,7 +115,11 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="JSON for script
 @click.option("--role", "roles", multiple=True, help="A role, for example uploader; repeatable.")
 @click.option("--rate-limit", callback=_rate, help="Like 120/minute.")
 @click.option("--expires-at", callback=_expiry, help="Like 2027-01-31: until that day's end, UTC.")
-@click.option("--metadata", type=click.Choice(POLICIES), help="What its pictures may say.")
+@click.option(
+    "--metadata",
+    type=click.Choice(POLICIES, case_sensitive=False),
+    help="What its pictures may say.",
+)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the key from standard input.")
 @_as_json
 @_command

@@ -419,6 +419,24 @@ def test_a_field_that_points_outside_is_left_out_and_the_others_stay():
 
 
 @pytest.mark.parametrize("policy", BOTH)
+def test_of_several_blocks_of_exif_the_first_turns_the_picture(policy):
+    plain = tagged.tiff("<", [(0x10F, 2, b"Maker\0")])
+    after = stripped(tagged.jpeg(app1(plain), app1(exif(orientation=6))), policy)
+    with Image.open(io.BytesIO(after)) as image:
+        assert 0x112 not in image.getexif()
+
+
+@pytest.mark.parametrize("policy", BOTH)
+@pytest.mark.parametrize("count", [12 + 0x7F00, 1200])
+def test_a_directory_that_is_longer_than_its_block_turns_the_picture_all_the_same(policy, count):
+    data = exif(orientation=6)
+    longer = data[:8] + struct.pack("<H", count) + data[10:]
+    after = stripped(tagged.jpeg(app1(longer)), policy)
+    with Image.open(io.BytesIO(after)) as image:
+        assert image.getexif()[0x112] == 6
+
+
+@pytest.mark.parametrize("policy", BOTH)
 def test_directories_that_point_at_each_other_end(policy):
     data = exif(location=False)
     at = data.index(struct.pack("<HHI", 0x8769, 4, 1)) + 8
@@ -483,6 +501,13 @@ def test_many_small_blocks_cost_little_memory(name, policy):
 def test_of_more_metadata_than_anybody_writes_the_rest_is_left_out_unread():
     after = stripped(png(8, 8, before=chunk(b"tEXt", b"Title\0" + b"x" * 50_000) * 250))
     assert 0 < after.count(b"Title") < 250
+
+
+@pytest.mark.parametrize("policy", BOTH)
+def test_the_orientation_holds_behind_more_metadata_than_is_read(policy):
+    texts = chunk(b"tEXt", b"Title\0" + b"x" * 50_000) * 250
+    data = png(5, 3, before=texts + chunk(b"eXIf", exif()))
+    assert frames(stripped(data, policy)) == frames(data)
 
 
 def test_who_waits_no_longer_is_told_so():

@@ -19,13 +19,15 @@ class Blocks:
     def __init__(self, info: ImageInfo, effort: Effort, *, minimal: bool) -> None:
         self.effort = effort
         self.is_minimal = minimal
+        # Whatever else stands in a file: how the picture is turned is read in any case.
+        self._exif_effort = effort.another()
         self._minimal_exif = partial(exif.minimal, size=(info.width, info.height))
 
     def exif(self, data: bytes) -> bytes:
         """EXIF, with or without its name in front."""
         head = data[:6] if data.startswith(EXIF) else b""
         block_filter = self._minimal_exif if self.is_minimal else exif.without_location
-        rest = readable(block_filter, data[len(head) :], self.effort)
+        rest = readable(block_filter, data[len(head) :], self._exif_effort)
         return head + rest if rest else b""
 
     def xmp(self, packet: bytes) -> bytes:

@@ -36,6 +36,10 @@ class Effort:
         self._deadline = deadline
         self.left = _MOST_READ
 
+    def another(self) -> "Effort":
+        """As much once more, until the same moment."""
+        return Effort(self._deadline)
+
     def take(self, size: int) -> None:
         """Count ``size`` bytes that will be read; UnreadableError when that is too much."""
         self.check_time()

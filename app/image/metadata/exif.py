@@ -119,14 +119,18 @@ class _Reader:
         return self._written(image, second) if image else b""
 
     def _directory(self, start: int, kept: frozenset[int]) -> tuple[list[_Entry], int]:
-        """The entries of a directory that stay, and the offset of the one that follows it."""
+        """The entries of a directory that stay, and the offset of the one that follows it.
+
+        Of one that is longer than its block, or than any program writes it, the first ones are
+        read, as browsers do: the picture may be turned.
+        """
         count = struct.unpack_from(f"{self._order}H", self._data, start)[0]
-        if start in self._directories or count > _MOST_ENTRIES:
-            raise UnreadableError("a directory that is read already, or too long")
+        if start in self._directories:
+            raise UnreadableError("a directory that is read already")
         self._directories.add(start)
-        self._effort.take(FIELD_COST * count)
         end = start + 2 + 12 * count
-        table = self._data[start + 2 : end]
+        table = self._data[start + 2 : min(end, start + 2 + 12 * _MOST_ENTRIES)]
+        self._effort.take(FIELD_COST * len(table) // 12)
         self._left_out |= len(table) < 12 * count
         self._read.append((start, min(end + 4, len(self._data))))
         entries = []

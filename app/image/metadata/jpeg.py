@@ -45,7 +45,11 @@ signature is over the file as it was."""
 
 
 def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> Iterator[Edit]:
-    """The edits that leave of a JPEG what the policy lets pass, and nothing after its EOI."""
+    """The edits that leave of a JPEG what the policy lets pass, and nothing after its EOI.
+
+    Of several blocks of EXIF viewers read the first one; without it a later one must not turn the
+    picture.
+    """
     blocks = Blocks(info, effort, minimal=minimal)
     found = [
         _segment(view, *segment)
@@ -53,6 +57,7 @@ def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> I
         if segment[0] not in _OF_THE_PICTURE and segment[0] != EOI
     ]
     left = {each.start: _written(each.marker, _left(each, blocks)) for each in found}
+    left |= {each.start: b"" for each in [each for each in found if each.name == EXIF][1:]}
     if not minimal:
         left |= _photoshop(found, blocks)
         left |= _xmp(found, effort)
