@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config import Config
+from app.config import MAX_FILE_SIZE, Config
 from app.image.decode import BYTES_PER_PIXEL, MOST_MEMORY
 
 _GROUPS = Path("/sys/fs/cgroup")
@@ -20,8 +20,9 @@ _FILES = ("memory.max", "memory.high", "memory.limit_in_bytes")
 UNIT = "0::/system.slice/uploader.service\n1:memory:/system.slice/uploader.service\n"
 """Where deploy/systemd/uploader.service runs, as ``/proc/self/cgroup`` would say it there."""
 
-_PROCESS = 100 * 2**20
-"""Bytes of a process without bodies and pictures, its part of the master's included."""
+_PROCESS = 100 * 2**20 + 4 * MAX_FILE_SIZE
+"""Bytes of a process without bodies and pictures, its part of the master's included, and of the
+two copies of a WebP that libwebp's demuxer is given, in two threads at once."""
 
 _USED = 0.9
 """Of the limit: the kernel's own memory for connections and files counts toward it too."""
