@@ -4,6 +4,8 @@ import logging
 
 import pytest
 
+from app import create_app
+from app.config import Config
 from app.errors import ApiError, unavailable
 from app.ops.sweep import sweep
 from app.records import journal
@@ -148,3 +150,52 @@ def test_an_object_whose_age_the_store_does_not_tell_stays_after_a_restart(redis
     later(redis, 3600)
     assert sweep(redis, store).doubtful == 1
     assert key in store.objects
+
+
+@pytest.fixture
+def command(redis, store):
+    """``flask uploads``, on this Redis and this store."""
+    runner = create_app(Config(), redis=redis, store=store).test_cli_runner()
+
+    def command(*arguments, typed=None):
+        result = runner.invoke(args=["uploads", *arguments], input=typed)
+        assert "Traceback" not in result.output
+        return result
+
+    return command
+
+
+@pytest.fixture
+def left_in_doubt(redis, store):
+    """The key of an object that the sweep has left alone."""
+    key = begun(redis, store)
+    sweep(redis, store)
+    restarted(redis)
+    later(redis, 61)
+    assert sweep(redis, store).doubtful == 1
+    return key
+
+
+def test_what_is_in_doubt_is_listed_until_somebody_deletes_it(command, store, left_in_doubt, redis):
+    assert command("doubtful").stdout == f"{left_in_doubt}\n"
+    assert command("doubtful", "--delete", typed="n\n").exit_code == 1
+    assert left_in_doubt in store.objects
+    assert command("doubtful", "--delete", "--yes").exit_code == 0
+    assert store.objects == {}
+    assert command("doubtful").stdout == ""
+    assert sweep(redis, store).names == 1, "a store may finish a write late"
+
+
+def test_what_the_store_cannot_delete_stays_on_a_list(command, redis, store, left_in_doubt):
+    store.undeletable = unavailable("storage_unavailable", "access denied")
+    refused = command("doubtful", "--delete", "--yes")
+    assert (refused.exit_code, "access denied" in refused.stderr) == (1, True)
+    store.undeletable = None
+    assert sweep(redis, store).deleted == 1
+
+
+def test_the_command_says_what_a_sweep_did(command, redis, store):
+    begun(redis, store)
+    later(redis, 61)
+    said = "1 names looked at, 1 objects deleted, 0 left in doubt, 0 failed\n"
+    assert command("sweep").stdout == said
