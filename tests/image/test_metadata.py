@@ -159,6 +159,14 @@ def test_a_file_with_nothing_to_remove_is_the_same_view(kind, policy):
     assert same is view
 
 
+@pytest.mark.parametrize("policy", BOTH)
+def test_filler_between_segments_is_nothing_to_remove(policy):
+    plain = encode(photo(64, 48), "JPEG")
+    view = memoryview(plain[:20] + bytes(600) + b"\xff\xff" + plain[20:])
+    (same,) = strip(view, walk(view, 10**8), policy, "", math.inf).pieces
+    assert same is view
+
+
 def test_real_pictures_from_installed_packages_are_shown_as_before():
     found = [
         path
@@ -320,6 +328,23 @@ def test_png_texts_stay_unless_they_tell_a_position():
     after = stripped(LOCATED_FILES["png-named-texts"])
     assert tagged.text("Author", b"Jane") in after
     assert b"GPSLatitude" not in after
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [
+        ("Latitude 59, a film about Shetland", True),
+        ("Exposure: 1/125, plat: 12, long exposure", True),
+        ("x" * 200_000, True),
+        ('{"lat": 48.137, "lon": 11.575}', False),
+        ("exif:GPSLatitude = 48/1, 8/1, 14/1", False),
+        ("+48.1372+011.5755/", False),
+        ("x" * 200_000 + " geo:48.1,11.5", False),
+    ],
+)
+def test_a_text_goes_where_it_tells_coordinates(text, stays):
+    data = png(5, 3, before=tagged.text("Comment", text.encode()))
+    assert (stripped(data) == data) is stays
 
 
 def test_minimal_removes_the_thumbnail_of_jfif():

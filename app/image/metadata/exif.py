@@ -150,7 +150,7 @@ class _Reader:
             inner = self._inner(tag, self._long.unpack(inline)[0])
             return _Entry(tag, _LONG, 1, inner) if inner else None
         value = self._value(_SIZES.get(kind, 0) * length, inline)
-        if not value or ((kind in _TEXT_TYPES or tag in _TEXT_TAGS) and places.told(value)):
+        if not value or ((kind in _TEXT_TYPES or tag in _TEXT_TAGS) and places.in_text(value)):
             return None
         number = int.from_bytes(value, "little" if self._order == "<" else "big")
         if self._kept.nothing.get(tag) in (number, value.rstrip(b"\0")):

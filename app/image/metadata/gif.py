@@ -60,7 +60,7 @@ def _left(label: int, name: bytes, blocks: Blocks, data: bytes, effort: Effort) 
     """What is left of an extension's sub-blocks, their end included."""
     effort.take(BLOCK_COST + len(data))
     if label in (_COMMENT, _TEXT):
-        return b"" if places.told(_joined(data)) else data
+        return b"" if places.in_text(_joined(data)) else data
     if name == _IPTC:
         return data
     if name == _XMP and data.endswith(_XMP_END):

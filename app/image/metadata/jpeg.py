@@ -74,7 +74,7 @@ def _left(each: _Segment, blocks: Blocks) -> bytes:
     """What is left of the payload of a segment that is a block by itself."""
     payload = each.payload
     if each.marker == _COM or each.name == b"Ducky":
-        return b"" if blocks.is_minimal or places.told(payload) else payload
+        return b"" if blocks.is_minimal or places.in_text(payload) else payload
     match each.name:
         case b"ICC_PROFILE\0":
             return payload
@@ -186,11 +186,14 @@ def _parts(guid: bytes, packet: bytes) -> Iterator[bytes]:
 def _between(
     view: memoryview, segments: Sequence[tuple[int, int, int]], left: dict[int, bytes]
 ) -> Iterator[Edit]:
-    """The edits to segments, to strays between them (the rest of a comment), and to the tail."""
+    """The edits to segments, to strays between them (the rest of a comment), and to the tail.
+
+    Filler between segments (FF, as T.81 allows it, and the zeros of webcams) hides nothing.
+    """
     done: int | None = 2
     for marker, start, stop in segments:
         begin = start - (2 if marker == EOI else 4)
-        if done is not None and bytes(view[done:begin]).strip(b"\xff"):
+        if done is not None and bytes(view[done:begin]).strip(b"\xff\0"):
             yield done, begin, b""
         if (new := left.get(start)) is not None and new != view[begin:stop]:
             yield begin, stop, new

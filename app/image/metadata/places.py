@@ -13,22 +13,23 @@ metadata of their own. A film's latitude, ``YCbCrPositioning``, ``composition`` 
 are about the picture, and ``AuthorsPosition`` is a post in an office."""
 
 _TEXT = re.compile(
-    rb"(?:gps[a-z]*|latitude|longt?itude|(?<![a-z])(?:lat|long?|lng|geo))"
-    rb"[\"'\s]*[:=>][\"'\s]*[-+]?\d"
-    rb"|[-+]\d{1,2}\.\d{3,}[-+]\d{1,3}\.\d{3,}",
+    rb"(?:gps[a-z]{0,16}|latitude|longt?itude|(?<![a-z])(?:lat|long?|lng|geo))"
+    rb"[\"'\s]{0,9}[:=>][\"'\s]{0,9}[-+]?\d"
+    rb"|[-+]\d{1,2}\.\d{3,15}[-+]\d{1,3}\.\d{3}",
     re.IGNORECASE,
 )
 """Coordinates as programs write them into comments (``"lat": 48.1``, ``GPSLatitude=48``,
 ISO 6709). A person's sentence that names a place is no such text."""
 
-_LONGEST_TEXT = 1 << 16
+_LONGEST_TEXT = 1 << 20
+"""Bytes; a search holds the interpreter's lock, up to a tenth of a second for that many."""
 
 
-def named(name: str) -> bool:
+def in_name(name: str) -> bool:
     """Whether a field of this name holds a position."""
     return _NAME.search(name) is not None
 
 
-def told(text: bytes) -> bool:
+def in_text(text: bytes) -> bool:
     """Whether a text tells coordinates; in UTF-16 too. So does one too long to look at."""
     return len(text) > _LONGEST_TEXT or _TEXT.search(text.replace(b"\0", b"")) is not None

@@ -88,7 +88,7 @@ def _left_of_text(each: _Text, blocks: Blocks) -> bytes:
     if each.keyword == _XMP:
         return blocks.xmp(each.text)
     keyword = each.keyword.decode("latin-1")
-    tells = "location" in keyword.lower() or places.named(keyword) or places.told(each.text)
+    tells = "location" in keyword.lower() or places.in_name(keyword) or places.in_text(each.text)
     return b"" if tells or blocks.is_minimal else each.text
 
 

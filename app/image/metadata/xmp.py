@@ -145,7 +145,7 @@ class _Cuts:
         if name == _EXTENDED:
             return self._extended
         schema, _, local = name.rpartition(" ")
-        return schema in _KNOWN and not places.named(local)
+        return schema in _KNOWN and not places.in_name(local)
 
     def _ended(self, _name: str) -> None:
         if self._removing is not None and self._removing[0] == self._depth:
