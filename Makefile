@@ -42,7 +42,6 @@ clean:  ## remove .venv and the local stack's data
 
 bench: $(READY)  ## what an upload costs, beside others; takes a quarter of an hour
 	$(BIN)/python bench/uploads.py $(BENCH)
-	$(BIN)/python bench/stages.py
 	$(BIN)/python bench/situations.py
 
 soak: $(READY)  ## ten minutes of uploads: memory, leaks, counters

@@ -99,21 +99,19 @@ def memory(stack, directory, seconds, rounds):
 
 
 def workers(stack, directory, seconds, rounds):
-    """Processes and threads: 1.1 MB JPEG, decoded, sixteen clients."""
+    """Processes: 1.1 MB JPEG, decoded, sixteen clients."""
     photo = photos.closest(photos.photo(2000, 1500), 1.1e6)
     webs = {
-        (processes, threads): Web(
-            stack, "decode", directory, WEB_CONCURRENCY=str(processes), WEB_THREADS=str(threads)
-        )
-        for processes, threads in ((1, 8), (1, 16), (2, 4), (2, 8), (2, 16), (3, 8), (4, 8))
+        processes: Web(stack, "decode", directory, WEB_CONCURRENCY=str(processes))
+        for processes in (1, 2, 3, 4)
     }
     found = in_turn(webs, rounds, lambda web: measure(web, photo, seconds, connections=16))
-    print("\nProcesses and threads, JPEG 1.1 MB, decode, 16 clients:\n")
-    print("| processes | threads | uploads/s | p50 ms | p99 ms | CPU ms | PSS MB |")
-    print("|---|---|---|---|---|---|---|")
-    for (processes, threads), each in found.items():
+    print("\nProcesses, JPEG 1.1 MB, decode, 16 clients:\n")
+    print("| processes | uploads/s | p50 ms | p99 ms | CPU ms | PSS MB |")
+    print("|---|---|---|---|---|---|")
+    for processes, each in found.items():
         shown = (each[name] for name in ("rate", "p50", "p99", "cpu"))
-        cells = (processes, threads, *(f"{x:.0f}" for x in shown), f"{each['pss'] / 1e6:.0f}")
+        cells = (processes, *(f"{x:.0f}" for x in shown), f"{each['pss'] / 1e6:.0f}")
         print(f"| {' | '.join(map(str, cells))} |")
 
 

@@ -39,6 +39,7 @@ from gunicorn.http.errors import (
     LimitRequestHeaders,
     LimitRequestLine,
 )
+from gunicorn.util import http_date
 from gunicorn.workers import ggevent
 from gunicorn.workers.base_async import AsyncWorker
 
@@ -282,5 +283,6 @@ def _answer(application: Any, environ: dict[str, Any]) -> bytes:
     begun: list[Any] = []
     body = b"".join(application(environ, lambda *begin: begun.extend(begin)))
     status, headers = begun[:2]
-    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
-    return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body
+    lines = [f"{name}: {value}" for name, value in headers]
+    lines = [f"HTTP/1.1 {status}", f"Date: {http_date()}", "Connection: close", *lines, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
