@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import servers
 
-from tests.system.stack import ROOT, run, wait_until
+from tests.system.stack import HTTP, ROOT, run, wait_until
 
 needs_systemd = pytest.mark.needs_program("systemd-analyze")
 
@@ -75,9 +75,12 @@ def copied(make_service, valkey, seaweedfs, bucket, tmp_path):
     for name in ("app", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "wsgi.py", tmp_path)
-    settings = seaweedfs.settings(bucket)
+    port = servers.free_port()
+    settings = seaweedfs.settings(bucket) | {"METRICS_PORT": str(port)}
     service = make_service(valkey.url, settings, directory=tmp_path, PYTHONDONTWRITEBYTECODE="1")
-    wait_until(lambda: len(workers(service)) == 2)
+    # A worker that has only been forked has yet to read the code.
+    metrics = f"http://127.0.0.1:{port}/metrics"
+    wait_until(lambda: b"\nuploader_processes 2.0\n" in HTTP.request("GET", metrics).data)
     return service
 
 
