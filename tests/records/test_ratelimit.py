@@ -89,6 +89,7 @@ def test_no_stretch_of_the_window_ever_holds_more_than_the_limit(clock, seed):
         assert later - earlier >= window
 
 
+@pytest.mark.thorough
 def test_a_key_costs_constant_memory_whatever_the_rate(clock):
     rate = Rate(1_000_000, 60)
     for _ in range(2000):
@@ -173,6 +174,7 @@ def test_the_headers_follow_the_draft(redis):
     }
 
 
+@pytest.mark.thorough
 def test_the_server_clock_is_used(redis):
     request(redis, Rate(1, 1))
     deadline = time.monotonic() + 5

@@ -313,6 +313,7 @@ def test_a_rehearsal_that_cannot_delete_says_so_and_hides_what_it_wrote(server):
     assert server.objects == {}
 
 
+@pytest.mark.thorough
 def test_eight_puts_at_once_and_the_ninth_waits_for_its_turn(server):
     at_once, most, lock = 0, 0, threading.Lock()
 

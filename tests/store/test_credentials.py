@@ -220,6 +220,7 @@ def test_a_metadata_service_that_is_down_is_no_trouble_while_the_credentials_las
     put(store)
 
 
+@pytest.mark.thorough
 def test_a_metadata_service_that_hangs_is_given_up_in_time(nowhere, monkeypatch, server):
     given_up = threading.Event()
 
