@@ -20,6 +20,7 @@ import io
 import logging
 import os
 import re
+import resource
 import signal
 import time
 from contextlib import nullcontext, suppress
@@ -53,7 +54,13 @@ HEALTH_CHECKS = frozenset(("/healthz", "/readyz"))
 _RESERVE = 32
 """Connections above ``worker_connections``: health checks, and those that are answered 503."""
 
+_OWN_FILES = 64
+"""Files that a process keeps for calls to Redis and the store, and for what it has open anyway."""
+
 _BEAT_SECONDS = 0.25
+_NO_ROOM_SECONDS = 0.05
+"""The time that a connection which makes room has to end, before the next one is accepted."""
+
 _STOP_SECONDS = 2.0
 """On a stop a kept-alive connection has this long to bring a request that is on its way."""
 
@@ -96,7 +103,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._connections = Pool(self.worker_connections + _RESERVE)
+        self._connections = Pool()
         self._waiting: dict[Connection, None] = {}  # for a head, longest first
         self._closing: set[Connection] = set()  # which make room, but have not ended yet
         self._pipelined = BoundedSemaphore(1)
@@ -121,6 +128,10 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Accept until the stop, take what has connected by then, and finish it."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        room = max(1, files - _OWN_FILES - _RESERVE)
+        self.worker_connections: int = min(self.cfg.worker_connections, room)
+        self._connections = Pool(self.worker_connections + _RESERVE)
         accepting = [gevent.spawn(self._accept, listener) for listener in self.sockets]
         while self.alive:
             self.notify()
@@ -191,7 +202,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
                 if error.errno in _NO_ROOM:
                     log.warning("cannot accept: %s", error.strerror)
                     self._close_longest_waiting()
-                    gevent.sleep(_BEAT_SECONDS)
+                    gevent.sleep(_NO_ROOM_SECONDS)
                 continue
             if self._open() >= self.worker_connections:
                 self._close_longest_waiting()

@@ -528,6 +528,37 @@ def test_above_the_limit_health_checks_are_served_and_all_else_is_a_503(
     assert (refused["path"], refused["request_id"]) == ("/upload/image", "mine")
 
 
+FEW_FILES = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+"""
+
+
+def test_a_process_with_few_files_keeps_some_for_its_own_calls(
+    make_service, valkey, seaweedfs, bucket, copy, api_key
+):
+    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
+        conf.write(FEW_FILES)
+    settings = seaweedfs.settings(bucket)
+    service = make_service(valkey.url, settings, directory=copy, WEB_CONCURRENCY="1")
+    before = psutil.Process(service.pid).children()
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(Client(service))
+        with Client(service) as client:
+            client.sendall(head(api_key(), f"Content-Length: {len(form())}") + form())
+            assert client.status() == 200
+    assert psutil.Process(service.pid).children() == before
+    assert "cannot accept" not in service.log
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 400), ("1.0", 200)])
+def test_a_request_names_its_host_from_http_1_1_on(client, api_key, version, status):
+    request = head(api_key(), f"Content-Length: {len(form())}", version=version) + form()
+    client.sendall(request.replace(b"Host: x\r\n", b""))
+    assert client.status() == status
+
+
 def mutated(seeded, request):
     """The request with one to three wounds, in its head as likely as in its body."""
     request = bytearray(request)
