@@ -186,7 +186,8 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
 
     def _refusal(self, req: Any) -> ApiError | None:
         """The answer that a whole request gets without being looked at."""
-        if self._open() > self.worker_connections and req.path not in HEALTH_CHECKS:
+        room = self._make_room(self.worker_connections)
+        if not room and req.path not in HEALTH_CHECKS:
             return unavailable("overloaded", "too many connections")
         if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
             return _broken("no Host", 400)  # RFC 9112 section 3.2
@@ -201,11 +202,10 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     log.warning("cannot accept: %s", error.strerror)
-                    self._close_longest_waiting()
+                    self._make_room(self._open() - 1)
                     gevent.sleep(_NO_ROOM_SECONDS)
                 continue
-            if self._open() >= self.worker_connections:
-                self._close_longest_waiting()
+            self._make_room(self.worker_connections - 1)
             self._spawn(listener, client, addr)
             gevent.sleep(0)
 
@@ -218,11 +218,14 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
     def _open(self) -> int:
         return len(self._connections) - len(self._closing)
 
-    def _close_longest_waiting(self) -> None:
-        if connection := next(iter(self._waiting), None):
+    def _make_room(self, most: int) -> bool:
+        """Close connections that wait for a head, longest first, until ``most`` are open."""
+        while self._open() > most and self._waiting:
+            connection = next(iter(self._waiting))
             del self._waiting[connection]
             self._closing.add(connection)
             connection.give_up_waiting()
+        return self._open() <= most
 
     def _take_what_has_connected(self, listener: Any) -> None:
         """Serve the listener's backlog, and then let nobody else connect.
