@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.fakes import FakeRedis, MemoryStore
+from tests.fakes import Clock, FakeRedis, MemoryStore
 
 
 def pytest_runtest_setup(item):
@@ -39,3 +39,8 @@ def server(redis):
 @pytest.fixture
 def store():
     return MemoryStore()
+
+
+@pytest.fixture
+def clock():
+    return Clock()

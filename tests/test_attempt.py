@@ -20,18 +20,6 @@ SHA256 = "ab" * 32
 DOWN = unavailable("storage_unavailable", "down")
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def make(redis, store, clock):
     """A factory of attempts of one key."""

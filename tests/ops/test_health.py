@@ -10,18 +10,6 @@ from app.ops import health
 from app.ops.health import Readiness
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def readiness(redis, store, clock):
     return Readiness(redis, store, clock=clock)
