@@ -1,6 +1,7 @@
 """The real nginx with the shipped site, on free ports and with a certificate of its own."""
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -41,6 +42,7 @@ class Nginx(Process):
         self.directory = Path(directory)
         self.port, self.plain_port = free_port(), free_port()
         certificate, key = make_certificate(self.directory)
+        program = shutil.which("nginx") or "/usr/sbin/nginx"
         site = SITE.read_text()
         for shipped, here in (
             ("    listen [::]:80 default_server;\n", ""),
@@ -55,6 +57,9 @@ class Nginx(Process):
         ):
             assert shipped in site, f"the site has no longer {shipped!r}"
             site = site.replace(shipped, here)
+        if version_of(program) >= (1, 25, 1):  # as the recipe of docs/deploy.md does
+            site = site.replace(" ssl http2 ", " ssl ")
+            site = site.replace("    server_name ", "    http2 on;\n    server_name ")
         (self.directory / "uploader.conf").write_text(site)
         user = "user root;" if os.geteuid() == 0 else ""
         main = self.directory / "nginx.conf"
@@ -64,7 +69,6 @@ class Nginx(Process):
         self.http = urllib3.PoolManager(
             ca_certs=str(certificate), retries=False, timeout=60, maxsize=64
         )
-        program = shutil.which("nginx") or "/usr/sbin/nginx"
         super().__init__([program, "-c", str(main)], self.directory / "output")
         wait_until(lambda: self.get("/metrics").status == 404)
 
@@ -93,6 +97,11 @@ class Nginx(Process):
             path.read_text(errors="replace")
             for path in [*self.directory.glob("*.log"), self.log_path]
         )
+
+
+def version_of(program):
+    printed = subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stderr
+    return tuple(map(int, re.search(r"nginx/([\d.]+)", printed)[1].split(".")))
 
 
 def make_certificate(directory, name="localhost"):
