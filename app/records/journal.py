@@ -94,7 +94,8 @@ return 1
 # ARGV: pending seconds, keep seconds, most names.
 # Takes over what has been pending too long: as doubtful, with the time up to which Redis is known
 # to have kept everything, when the name is older than the moment since which it is known again.
-# Returns {{seconds, microseconds}, since, how many it took over, swept ones, doubtful ones}.
+# Returns {{seconds, microseconds}, since, how many names it took over, how many are to be swept,
+# how many are doubtful and have not been looked at}.
 _CLAIM = """
 local time = redis.call('TIME')
 local now = tonumber(time[1])
@@ -122,7 +123,8 @@ for i = 1, #late, 2 do
     redis.call('EXPIRE', KEYS[3], ARGV[2])
   end
 end
-return {time, since, #late / 2, redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3])}
+local swept, doubtful = redis.call('ZCARD', KEYS[2]), redis.call('ZCOUNT', KEYS[3], 0, '+inf')
+return {time, since, #late / 2, swept, doubtful}
 """
 
 # KEYS: sweeping, doubtful. ARGV: name, keep seconds, '1' when its object stays.
@@ -282,23 +284,24 @@ def claim(redis: Redis, most: int = 100) -> Iterator[Claimed]:
             )
         now = int(seconds) + int(micro) / 1e6
         ahead = now - time.monotonic()
-        for name, score in _names(redis, keys[1], "-inf", most) if swept else ():
+        for name, score in _names(redis, keys[1], "-inf", swept, most):
             yield Claimed(shard, name, now - score)
-        for name, score in _names(redis, keys[2], "0", most) if doubtful else ():
+        for name, score in _names(redis, keys[2], "0", doubtful, most):
             yield Claimed(shard, name, 0, Gap(score, since, ahead))
 
 
-def _names(redis: Redis, key: str, least: str, most: int) -> Iterator[tuple[str, float]]:
-    """Names and scores, ``most`` at a time; one that is settled meanwhile lets others wait."""
-    start = 0
-    while page := _page(redis, key, least, start, most):
+def _names(
+    redis: Redis, key: str, least: str, count: int, most: int
+) -> Iterator[tuple[str, float]]:
+    """Names with a score of ``least`` and above, ``count`` of them, and their scores.
+
+    Reads ``most`` at a time, the highest positions first: the caller takes names off the list
+    meanwhile, which moves only the names above them, and these have been read.
+    """
+    for start in reversed(range(0, count, most)):
+        page: Any = redis.zrangebyscore(key, least, "+inf", start, most, withscores=True)
         for name, score in page:
             yield name.decode(), score
-        start += most
-
-
-def _page(redis: Redis, key: str, least: str, start: int, most: int) -> Any:
-    return redis.zrangebyscore(key, least, "+inf", start, most, withscores=True)
 
 
 def settle(redis: Redis, claimed: Claimed, *, stays: bool) -> None:

@@ -143,6 +143,20 @@ def test_every_name_is_claimed_however_many_there_are(redis):
     assert sorted(claimed(redis)) == sorted(f"n{number}" for number in range(250))
 
 
+@pytest.mark.parametrize("is_doubtful", [False, True])
+def test_every_name_is_claimed_while_the_sweep_takes_names_off_the_list(redis, is_doubtful):
+    names = {f"n{number}": 1 for number in range(25)}
+    redis.zadd("doubtful:{a}" if is_doubtful else "sweeping:{a}", names)
+    seen = []
+    for each in journal.claim(redis, most=10):
+        seen.append(each.name)
+        if is_doubtful:
+            journal.settle(redis, each, stays=True)
+        else:
+            journal.forget(redis, each)
+    assert sorted(seen) == sorted(names)
+
+
 def test_everything_in_redis_expires(redis):
     entry().begin(redis)
     entry("n2", "k2").begin(redis)
