@@ -1,1 +1,1 @@
-"""From the socket to one file in a buffer: the only importer of gunicorn."""
+"""Brings one file from the socket into a buffer. The only package that imports gunicorn."""

@@ -1,8 +1,8 @@
-"""The body of a request, received piece by piece and in time.
+"""The body of a request, received piece by piece and within a deadline.
 
 Works on any WSGI server through ``wsgi.input``. Under ``app.intake.worker`` that input also has
-``receive_into``, which takes the shortest way from the socket and holds a total deadline however
-slowly the bytes trickle in.
+``receive_into``, which reads straight from the socket and keeps one deadline for the whole body,
+however slowly the bytes trickle in.
 """
 
 import re
@@ -13,13 +13,17 @@ from app.errors import ApiError, too_slow
 
 Environ = dict[str, Any]
 
+# Bytes per read on a server without ``receive_into``, where each piece is copied twice.
 _PIECE = 64 * 1024
-# A member of Via whose protocol is HTTP/2 or HTTP/3.
+# An entry of Via (RFC 9110 section 7.6.3) whose protocol is HTTP/2 or HTTP/3.
 _VIA_STREAMS = re.compile(r"(?:^|,)\s*(?:HTTP/)?[23](?:\.\d)?\s", re.ASCII | re.IGNORECASE)
 
 
 class ClientDisconnected(ApiError):
-    """The connection ended before the body; the answer is for who closed only one half."""
+    """The connection ended before the body did.
+
+    The answer reaches only a client that has closed no more than its sending half.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -30,7 +34,7 @@ class ClientDisconnected(ApiError):
 
 
 class Body:
-    """The body of one request, received piece by piece into memory of the caller's."""
+    """The body of one request, received piece by piece into the caller's memory."""
 
     def __init__(self, environ: Environ) -> None:
         self.length = content_length(environ)
@@ -40,14 +44,14 @@ class Body:
 
     @classmethod
     def of(cls, environ: Environ) -> "Body":
-        """The body of this request, the same object each time."""
+        """The body of this request: one object, because it counts the bytes that are left."""
         body: Body | None = environ.get("uploader.body")
         if body is None:
             body = environ["uploader.body"] = cls(environ)
         return body
 
     def read_into(self, view: memoryview, deadline: float) -> int:
-        """Receive what is there, at most ``len(view)`` bytes; 0 at the end of the body.
+        """Receive the bytes that are there, at most ``len(view)``; 0 at the end of the body.
 
         ``deadline`` is of ``time.monotonic()``. Raises ClientDisconnected, the
         408 ``request_timeout``, and ``malformed_multipart`` for broken chunks.
@@ -55,12 +59,13 @@ class Body:
         if self.ended:
             return 0
         try:
+            # Not beyond Content-Length: the bytes behind it belong to the next request.
             count = self._receive(view[: self._left], deadline)
         except TimeoutError as error:
             raise too_slow() from error
         except (OSError, EOFError) as error:
             raise ClientDisconnected from error
-        except Exception as error:  # each server has its own kinds for broken chunks
+        except Exception as error:  # each server has its own exceptions for broken chunks
             raise _broken(error) from error
         if self._left is not None:
             if count == 0:
@@ -79,15 +84,15 @@ class Body:
 
 
 class CloseUnread:
-    """WSGI middleware: a connection on which the next request cannot be found is closed.
+    """WSGI middleware: close a connection on which the next request could not be found.
 
-    An answer goes out at once, also before the end of the body. The worker then drops what is
-    left of the body, so that its client sees the answer; where that cannot be done within its
-    bounds the answer says ``Connection: close``.
+    An answer goes out at once, even before the end of the body. The worker then receives and
+    drops the rest of the body, so that the client sees the answer. Where the rest is too long for
+    that, the answer says ``Connection: close``.
 
-    Behind a proxy that took the request over HTTP/2 (it says so in ``Via``, RFC 9110 section
-    7.6.3) the rest is dropped first: the proxy resets the stream behind an early answer, and many
-    clients (httpx, got, java.net.http, reqwest) then wait for an answer that they have had.
+    Behind a proxy that took the request over HTTP/2, which ``Via`` shows, the rest of the body is
+    dropped before the answer. Such a proxy resets the stream behind an early answer, and many
+    clients (httpx, got, java.net.http, reqwest) then wait for an answer that they already have.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
@@ -97,7 +102,7 @@ class CloseUnread:
         """Serve one request."""
         answer = self._app(environ, start_response)
         stream = environ["wsgi.input"]
-        droppable = getattr(stream, "droppable", None)
+        droppable = getattr(stream, "droppable", None)  # None on other servers than our worker
         if droppable and _VIA_STREAMS.search(environ.get("HTTP_VIA", "")):
             stream.drop()
         if droppable is not None and not stream.droppable:
@@ -106,16 +111,17 @@ class CloseUnread:
 
 
 def refusal_of(environ: Environ) -> ApiError | None:
-    """The answer that the worker has for this request already, if it has one."""
+    """The error with which the worker has refused this request already; None if it has not."""
+    # The environ has it for a broken head, the input for a request that was read whole.
     refusal: ApiError | None = environ.get("uploader.refusal")
     return refusal or getattr(environ["wsgi.input"], "refusal", None)
 
 
 def content_length(environ: Environ) -> int | None:
-    """The length that the client announced, in bytes; None for a chunked body and for nonsense.
+    """The announced length in bytes; None for a chunked body and for an invalid header.
 
-    gunicorn's own reading of the header goes first: two readers may differ, and a request that
-    has a body for one of them and none for the other waits for what never comes.
+    gunicorn's reading of the header goes first. If two readers of one header disagreed, one of
+    them could wait for a body that the other does not expect.
     """
     stream: Any = environ.get("wsgi.input")
     if hasattr(stream, "receive_into"):

@@ -1,4 +1,4 @@
-"""Buffers for bodies: reused, and never more than a limit of them in memory."""
+"""Buffers for the bodies of requests: reused, and within a limit of memory."""
 
 import threading
 from collections import Counter
@@ -6,24 +6,26 @@ from collections import Counter
 from app.errors import ApiError, too_many_at_once, unavailable
 
 SMALLEST = 32 * 1024
-"""Bytes of the smallest buffer: what a body begins with."""
+"""Bytes of the smallest buffer. Each body starts with one and grows."""
 
 _LARGEST = 15 * 1024 * 1024 + 512 * 1024  # a file of the largest size, and the form around it
+# Freed buffers that are kept: enough for the next bodies, and little memory after a burst.
 _IDLE_BUFFERS = 8
 _IDLE_BYTES = 16 * 1024 * 1024
 ROOM_SECONDS = 15.0
-"""How long a body waits for room before it is answered that the service is full."""
+"""How long a body waits for room before its request is refused: a store with a busy disk needs
+this long for 32 uploads of 15 MiB."""
 
 
 class BufferPool:
-    """Buffers for bodies: reused, and never more than ``limit`` bytes of them in memory.
+    """Buffers for bodies: reused, and about ``limit`` bytes in memory at most.
 
-    One API key has at most seven eighths of them, and at least room for one body: who sends much
-    and then falls silent leaves room for others. A body for which there is no room waits up to
-    ``wait`` seconds: most bodies end within these.
+    One API key gets at most seven eighths of the limit, so that a client that sends much and then
+    falls silent leaves room for others. It always gets enough for one body. A body for which
+    there is no room waits up to ``wait`` seconds, because most bodies end within that time.
 
-    Bodies grow as they come, and many that have come half way could wait for each other. So one
-    body at a time may grow without being counted, and makes room by its end.
+    Buffers grow while their bodies arrive, and bodies that have half arrived could wait for each
+    other. So one buffer at a time may grow without being counted: its body ends, and frees room.
     """
 
     def __init__(self, limit: int, *, wait: float = ROOM_SECONDS) -> None:
@@ -34,19 +36,19 @@ class BufferPool:
         self._idle: list[bytearray] = []
         self._owners: dict[int, str] = {}  # the key of each buffer in use, by its id()
         self._held: Counter[str] = Counter()
-        self._uncounted: bytearray | None = None
+        self._uncounted: bytearray | None = None  # the one that may grow beyond the limit
         self.in_use = 0
 
     def take(self, size: int, key: str = "") -> bytearray:
         """A buffer of at least ``size`` bytes for the API key with this id.
 
-        When no room comes free in time: the 429 ``too_many_at_once`` when what there is was kept
-        from this key, which has its share already, else the 503 ``overloaded``.
+        When no room is freed in time: raises the 429 ``too_many_at_once`` if the pool has room
+        but this key has its whole share already, else the 503 ``overloaded``.
         """
         return self._take(size, key)
 
     def grow(self, buffer: bytearray, size: int) -> bytearray:
-        """A larger buffer with the same bytes, in place of one that was taken."""
+        """Replace a taken buffer with a larger one that holds the same bytes."""
         larger = self._take(size, self._owners[id(buffer)], grown=buffer)
         larger[: len(buffer)] = buffer
         with self._lock:
@@ -54,7 +56,7 @@ class BufferPool:
         return larger
 
     def give_back(self, buffer: bytearray) -> None:
-        """Return a buffer; a few are kept for the next bodies, 16 MiB at most."""
+        """Return a buffer. The pool keeps a few for the next bodies, 16 MiB at most."""
         with self._lock:
             if buffer is self._uncounted:
                 self._uncounted = None
@@ -65,6 +67,7 @@ class BufferPool:
 
     def _take(self, size: int, key: str, *, grown: bytearray | None = None) -> bytearray:
         size = _round_up(size)
+        # A buffer that grows is replaced, so its own bytes count as room for the larger one.
         counted = 0 if grown is None or grown is self._uncounted else len(grown)
 
         def room() -> int:
@@ -74,12 +77,13 @@ class BufferPool:
             return grown is not None and (self._uncounted is None or self._uncounted is grown)
 
         with self._lock:
-            possible = size <= self._share
+            possible = size <= self._share  # else no wait can help
             if not possible or not self._lock.wait_for(
                 lambda: size <= room() or may_go_uncounted(), self._wait
             ):
                 raise self._refusal(key, size - counted)
             uncounted = size > room() or (grown is not None and grown is self._uncounted)
+            # A reused buffer may be larger than asked for, but not larger than the room.
             buffer = self._from_idle(size, max(size, room())) or bytearray(size)
             if uncounted:
                 self._uncounted = buffer
@@ -96,10 +100,11 @@ class BufferPool:
 
     def _refusal(self, key: str, size: int) -> ApiError:
         cause = f"{self._held[key]} of {self.in_use} bytes of bodies in memory are of this key"
-        kept = size <= self._limit - self.in_use
-        return too_many_at_once(cause) if kept else unavailable("overloaded", cause)
+        pool_has_room = size <= self._limit - self.in_use
+        return too_many_at_once(cause) if pool_has_room else unavailable("overloaded", cause)
 
     def _from_idle(self, size: int, most: int) -> bytearray | None:
+        """The smallest idle buffer that fits; not over twice the size, which would waste memory."""
         fitting = [idle for idle in self._idle if size <= len(idle) <= min(2 * size, most)]
         buffer = min(fitting, key=len, default=None)
         self._idle = [idle for idle in self._idle if idle is not buffer]
@@ -111,13 +116,13 @@ class BufferPool:
         self._trim()
 
     def _trim(self) -> None:
-        """Idle buffers are few, and none where the bodies in use need the room."""
+        """Free idle buffers, the oldest first, where there are many or bodies need the room."""
         room = min(_IDLE_BYTES, self._limit - self.in_use)
         while len(self._idle) > _IDLE_BUFFERS or sum(map(len, self._idle)) > room:
             del self._idle[0]
 
 
 def _round_up(size: int) -> int:
-    """By a 64th at most, so that buffers fit the next body too."""
+    """Round up, above 2 MiB by at most a 64th: buffers of few sizes fit other bodies too."""
     step = max(SMALLEST, 1 << max(0, size.bit_length() - 7))
     return -(-size // step) * step

@@ -1,4 +1,4 @@
-"""A client's connection: every wait for the client has an end, and a head has a bound."""
+"""A client's connection: every wait for the client ends, and a request's head is bounded."""
 
 import time
 from contextlib import suppress
@@ -9,41 +9,43 @@ from gevent import socket
 from gunicorn.http.errors import LimitRequestHeaders
 
 HEAD_BYTES = 32 * 1024
-"""The longest head of a request: nginx takes no longer one either."""
+"""The longest head of a request, which is also nginx's default (large_client_header_buffers)."""
 
 HEAD_SECONDS = 15.0
-"""Within this time from its first byte a head must be there."""
+"""A head must be whole within this time from its first byte."""
 
 SEND_SECONDS = 30.0
-"""A client that has not taken an answer, or a piece of one, within this time is given up."""
+"""A client that does not take the next bytes of an answer within this time is given up."""
 
 LINGER_SECONDS = 10.0
 LINGER_BYTES = 48 * 1024 * 1024
-"""How long, and how much, is received and dropped of a client that still sends after its answer."""
+"""How long, and how many bytes, a client may go on sending after its answer: three large files.
+They are received and dropped, so that the client gets to read the answer."""
 
 _TURN_SECONDS = 0.005
-"""The longest time that a connection on which bytes are always there keeps others waiting."""
+"""The longest time for which a connection whose bytes never run out keeps others waiting."""
 
 SCRATCH = memoryview(bytearray(256 * 1024))
-"""What is dropped: written by all connections and read by none."""
+"""Where dropped bytes are written, by all connections: nobody reads them."""
 
 
 class HeadTooSlow(Exception):
-    """A head that has begun was not whole within HEAD_SECONDS."""
+    """A head began, but was not whole within HEAD_SECONDS."""
 
 
 class Connection(socket.socket):  # type: ignore[misc]
-    """A gevent socket whose reading ends at ``deadline`` (of ``time.monotonic()``).
+    """A gevent socket whose reads end at ``deadline`` (of ``time.monotonic()``).
 
     gunicorn's parser reads heads from it, and ``app.intake.input`` reads bodies. ``head`` holds
-    what has come of the head that is being read, ``pipelines`` says that a request came before
-    the answer to the one before it. While a connection waits for a head it stands in
-    ``waiting``, in the order in which the waits began.
+    the bytes of the current head that have arrived. ``ended`` says that lingering is of no use.
+    ``pipelines`` says that a request arrived before the answer to the previous one. While a
+    connection waits for a head it is in ``waiting``, longest wait first.
     """
 
     def __init__(
         self, client: socket.socket, waiting: "dict[Connection, None] | None" = None
     ) -> None:
+        # The same descriptor, in an object of this class.
         super().__init__(client.family, client.type, client.proto, fileno=client.detach())
         self.settimeout(SEND_SECONDS)
         self.head = bytearray()
@@ -55,17 +57,17 @@ class Connection(socket.socket):  # type: ignore[misc]
         self._waiting = {} if waiting is None else waiting
 
     def expect_head(self, seconds: float) -> None:
-        """The next bytes are a head, whose first byte has ``seconds`` to come."""
+        """Expect a head; its first byte must arrive within ``seconds``."""
         self.head.clear()
         self._in_head = True
         self.deadline = time.monotonic() + seconds
 
     def head_ended(self) -> None:
-        """What comes now is a body."""
+        """Expect a body: its bytes are not kept in ``head``."""
         self._in_head = False
 
     def recv(self, size: int, *flags: int) -> bytes:
-        """Receive what is there; nothing at the client's end, or when no head begins in time.
+        """Receive the bytes that are there; none at the end, or when no head begins in time.
 
         Raises HeadTooSlow, LimitRequestHeaders, TimeoutError in a body, and OSError.
         """
@@ -74,33 +76,33 @@ class Connection(socket.socket):  # type: ignore[misc]
         if len(self.head) >= HEAD_BYTES:
             raise LimitRequestHeaders("head too long")
         data = self._head_piece(size)
-        if not self.head:
+        if not self.head:  # this was the first byte
             self.deadline = time.monotonic() + HEAD_SECONDS
         self.head += data
         self.ended = not data
         return data
 
     def recv_into(self, *args: Any) -> int:
-        """Receive what is there into a buffer; 0 at the client's end. Raises TimeoutError."""
+        """Receive the bytes that are there into a buffer; 0 at the end. Raises TimeoutError."""
         return int(self._by_deadline(super().recv_into, *args))
 
     def give_up_waiting(self) -> None:
-        """End the wait for a head: what has come is still read, and then the end is."""
+        """End the wait for a head. A head that has arrived already is still read and served."""
         with suppress(OSError):
             self.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
-        """Do nothing: gunicorn closes at once, but the worker lingers first (``end``)."""
+        """Do nothing: gunicorn calls this before the worker has lingered. See ``end``."""
 
     def end(self) -> None:
-        """Close, at once."""
+        """Close at once."""
         super().close()
 
     def linger(self) -> None:
-        """Close the sending side, and wait until the client has closed its own.
+        """Close the sending side, and receive until the client has closed its own.
 
         A server that closes a connection on which bytes still arrive resets it, and the client
-        may never see the answer (RFC 9112 section 9.6). So what comes is dropped.
+        may never see the answer (RFC 9112 section 9.6).
         """
         self.head_ended()
         self.deadline = time.monotonic() + LINGER_SECONDS
@@ -111,7 +113,7 @@ class Connection(socket.socket):  # type: ignore[misc]
                 left -= count
 
     def take_turns(self) -> None:
-        """Let others have the event loop: reading what is there already does not."""
+        """Let other greenlets run now and then: a read whose bytes are there already does not."""
         now = time.monotonic()
         if now > self._turn_ends:
             gevent.sleep(0)
@@ -126,7 +128,7 @@ class Connection(socket.socket):  # type: ignore[misc]
                 raise HeadTooSlow from None
             return b""
         except socket.cancel_wait_ex:
-            return b""  # as gevent says it where this side was closed meanwhile
+            return b""  # gevent raises it where this side was closed during the wait
         finally:
             self._waiting.pop(self, None)
 
@@ -139,4 +141,4 @@ class Connection(socket.socket):  # type: ignore[misc]
         try:
             return receive(*args)
         finally:
-            self.settimeout(SEND_SECONDS)
+            self.settimeout(SEND_SECONDS)  # the socket's own timeout is for sending

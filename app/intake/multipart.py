@@ -1,6 +1,6 @@
-"""The one file out of a multipart/form-data body (RFC 7578), in memory and bounded.
+"""Finds the one file in a multipart/form-data body (RFC 7578), in memory and within bounds.
 
-The body is received whole into one buffer and the file is found in it with
+The whole body is received into one buffer, and the file is found there with
 ``bytes.find``: no copy of the file, no loop over its bytes, nothing on disk.
 """
 
@@ -20,25 +20,32 @@ FIELD = "image"
 """The name of the form field that holds the file."""
 
 FRAMING = 256 * 1024
-"""Bytes that a body may have beside the file."""
+"""Bytes that a body may have beside the file: other fields, headers, boundaries."""
 
+# The API reference names these two. Parts and text beside the image are of no use here.
 _MOST_PARTS = 20
 _MOST_TEXT = 64 * 1024
-_MOST_HEADERS = 16 * 1024
-_LONGEST_BOUNDARY = 200  # RFC 2046 says 70
+_MOST_HEADERS = 16 * 1024  # of one part: room for a long file name, percent-encoded
+_LONGEST_BOUNDARY = 200  # RFC 2046 allows 70
 _AHEAD_SECONDS = 2.0
-"""A buffer grows by what comes in this time at the speed so far, and at least to its double."""
-# RFC 2046: white space may stand between a boundary and the end of its line.
+"""A buffer grows by the bytes of this time at the speed so far, and at least to its double: few
+copies for a fast client, little memory for a slow one."""
+# White space may stand between a boundary and the end of its line (RFC 2046 section 5.1.1).
 _PADDING = re.compile(rb"[ \t]{0,200}\r\n")
+# A header goes on in the next line when that begins with white space (RFC 5322 section 2.2.3).
 _FOLD = re.compile(rb"\r\n[ \t]+")
+# One option of a header: ``; name="value"`` or ``; name=value``.
 _OPTION = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))')
 _ESCAPED = re.compile(r'\\(["\\])')
-_CHARSETS = ("utf-8", "iso-8859-1", "windows-1252")
+_CHARSETS = ("utf-8", "iso-8859-1", "windows-1252")  # what ``filename*`` may be encoded in
 
 
 @dataclass(slots=True)
 class Form:
-    """The file ``image`` and what belongs to it; ``with`` gives its buffer back."""
+    """The file ``image`` and what the form says about it; ``with`` gives its buffer back.
+
+    ``sha256`` holds the fields of that name, ``content_digest`` the header of the file's part.
+    """
 
     image: memoryview
     filename: str | None
@@ -48,7 +55,7 @@ class Form:
     _buffer: bytearray
 
     def release(self) -> None:
-        """Give the buffer back to the pool; ``image`` is not to be used any more."""
+        """Give the buffer back to the pool; ``image`` must not be used any more."""
         try:
             self.image.release()
         finally:
@@ -76,7 +83,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Delimiter:
-    """A boundary's line: the content before ends at ``start``, the part after begins at ``end``."""
+    """A line with the boundary: one part ends at ``start``, the next begins at ``end``."""
 
     start: int
     end: int
@@ -101,12 +108,11 @@ def receive(
 ) -> Form:
     """Read the body and find its file; ``meanwhile`` is called after each piece.
 
-    ``key`` is the id of the API key whose share of the pool it takes.
+    ``key`` is the id of the API key whose share of the pool the body takes. Call
+    ``check_content_length`` before: it is separate so that other checks can go in between.
 
-    ``check_content_length`` comes first: the caller has better things to ask in between.
-
-    Raises ApiError with the codes of the contract; ``overloaded`` when the
-    pool has no room, ``too_many_at_once`` when the key has its share of it,
+    Raises ApiError with the codes of the API reference: ``overloaded`` when the
+    pool has no room, ``too_many_at_once`` when the key has its whole share of it,
     ``request_timeout`` after ``timeout`` seconds.
     """
     boundary = _boundary(environ)
@@ -156,11 +162,12 @@ def _read(
 ) -> tuple[bytearray, int]:
     """The whole body in a buffer of the pool, and its length.
 
-    The buffer grows with what has come, so that a slow client holds no more than it has sent.
+    The buffer grows with the bytes that arrive, so that a slow client holds little memory.
     """
     if body.ended:
         raise _malformed("The request has no body.")
     size, most, begun = 0, max_file_size + FRAMING, time.monotonic()
+    # Without a length, one byte more than allowed shows that the body is too large.
     whole_size = most + 1 if body.length is None else body.length
     buffer = pool.take(min(whole_size, SMALLEST), key)
     try:
@@ -183,11 +190,12 @@ def _read(
 def _parts(data: bytearray, size: int, boundary: bytes) -> Iterator[_Part]:
     """The parts of the body, in order, up to the closing delimiter."""
     delimiter = _first_delimiter(data, size, boundary)
-    for _ in range(_MOST_PARTS + 1):
+    for _ in range(_MOST_PARTS + 1):  # once more, to see that the last part was the last
         if delimiter.closing:
             return
         headers, start = _headers(data, delimiter.end, size)
-        # A part without content may end with the line end of its last header.
+        # From two bytes before: the line end of the last header may be that of the delimiter,
+        # where a part has no content.
         delimiter = _next_delimiter(data, start - 2, size, boundary)
         yield _part(headers, start, max(start, delimiter.start))
     raise _malformed(f"The form has more than {_MOST_PARTS} parts.")
@@ -195,11 +203,13 @@ def _parts(data: bytearray, size: int, boundary: bytes) -> Iterator[_Part]:
 
 def _first_delimiter(data: bytearray, size: int, boundary: bytes) -> _Delimiter:
     first = b"--" + boundary
+    # Text may stand before the first boundary (RFC 2046 section 5.1.1), but hardly ever does.
     if data.startswith(first, 0, size) and (line := _line(data, len(first), size)):
         return _Delimiter(0, *line)
     try:
         return _next_delimiter(data, 0, size, boundary)
     except ApiError:
+        # Two mistakes of hand-written clients, which a precise sentence helps to find.
         if data.startswith(first + b"\n", 0, size):
             what = "Its lines end with a line feed alone; each must end with CR and LF (\\r\\n)."
         elif boundary[:1] == b"'" and data.startswith(b"--" + boundary.strip(b"'"), 0, size):
@@ -215,13 +225,17 @@ def _next_delimiter(data: bytearray, start: int, size: int, boundary: bytes) -> 
     delimiter = b"\r\n--" + boundary
     while (found := data.find(delimiter, start, size)) >= 0:
         start = found + len(delimiter)
-        if line := _line(data, start, size):
+        if line := _line(data, start, size):  # else a longer text that begins like the boundary
             return _Delimiter(found, *line)
     raise _malformed("It breaks off, or has no line with the boundary that Content-Type names.")
 
 
 def _line(data: bytearray, position: int, size: int) -> tuple[int, bool] | None:
-    """Where the line of a boundary ends and whether it is the last; None for other text."""
+    """Where the line of a boundary ends and whether it is the last; None for other text.
+
+    ``position`` is behind the boundary. Two hyphens close the form; the file's own bytes may be
+    the boundary and two hyphens too, so white space or the end of the body must follow.
+    """
     if data.startswith(b"--", position, size):
         after = data[position + 2 : min(position + 3, size)]
         return None if after.strip() else (position + 2, True)
@@ -242,12 +256,13 @@ def _headers(data: bytearray, start: int, size: int) -> tuple[dict[str, str], in
         if not colon or not name.strip():
             raise _malformed("A part has a header that cannot be read.")
         key, text = _decode(name.strip()).lower(), _decode(value.strip())
+        # A header that comes twice is one list (RFC 9110 section 5.3).
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers, end + 4
 
 
 def _decode(value: bytes | bytearray) -> str:
-    """UTF-8, as browsers send it, else Latin-1."""
+    """As UTF-8, which browsers send, else as Latin-1, which never fails."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -257,7 +272,7 @@ def _decode(value: bytes | bytearray) -> str:
 def _options(header: str) -> tuple[str, dict[str, str]]:
     """A header's value in lower case and its options, the first of each name.
 
-    As leniently as clients write them: without quotes, with an open one, with a backslash that
+    Accepts what clients really send: values without quotes, an open quote, a backslash that
     stands for itself, as in a Windows path.
     """
     options: dict[str, str] = {}
@@ -274,19 +289,20 @@ def _filename(options: dict[str, str]) -> str | None:
         charset = charset.lower()
         return unquote(encoded, charset if charset in _CHARSETS else "utf-8")
     name = options.get("filename", options.get("filename*"))
-    return name and name.replace("%22", '"')  # as browsers write a quote (WHATWG HTML)
+    return name and name.replace("%22", '"')  # browsers write a quote so (WHATWG HTML)
 
 
 def _part(headers: dict[str, str], start: int, end: int) -> _Part:
     disposition, options = _options(headers.get("content-disposition", ""))
+    # Other dispositions, "attachment" for one, name no field of the form.
     name = options.get("name") if disposition == "form-data" else None
     return _Part(name, _filename(options), headers, start, end)
 
 
 def _image_part(parts: list[_Part], max_file_size: int) -> _Part:
     named = [part for part in parts if part.name == FIELD]
-    # filename="" without a byte is what browsers send for "nothing chosen". FilePond sends its
-    # metadata as a text part that has the name of the file's.
+    # Browsers send filename="" and no bytes for "nothing chosen". FilePond sends its metadata as
+    # a text part with the same name as the file's.
     images = [part for part in named if part.filename or (part.filename == "" and part.size)]
     texts = [part for part in parts if part.filename is None and (images or part.name != FIELD)]
     if sum(part.size for part in texts) > _MOST_TEXT:
@@ -327,6 +343,7 @@ def _malformed(what: str) -> ApiError:
 
 
 def _too_large(limit: int, actual: int | None = None) -> ApiError:
+    # Rounded up, so that a file just above the limit does not seem to have exactly the limit.
     size = f" It has {math.ceil(actual / 2**20 * 10) / 10} MiB." if actual else ""
     error = ApiError(
         "file_too_large",

@@ -1,4 +1,4 @@
-"""Real threads for what keeps a processor busy: hash, walk and decode of large files."""
+"""Real threads for work that keeps a processor busy: hash, walk and decode of large files."""
 
 import os
 from collections.abc import Callable
@@ -15,11 +15,12 @@ Ts = TypeVarTuple("Ts")
 
 
 class Processors:
-    """One thread more than there are cores; made at the first use, so after the fork.
+    """A pool of threads, made at its first use: threads do not survive a fork.
 
-    They are not the threads of gevent's own pool: that one also looks up names, and a queue of
-    pictures must not keep a name from being found. Where nothing is patched (commands, unit
-    tests) there is no event loop to keep free, and work is done in place.
+    It has one thread more than there are cores: one API key can use all cores, and a thread is
+    left for the others. gevent's own pool also looks up host names, and queued images must not
+    delay a look-up. Where gevent has patched nothing (commands, unit tests) there is no event
+    loop to keep free, and the work is done in place.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Processors:
         self._threads: ThreadPool | None = None
 
     def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        """What ``function(*args)`` returns or raises; other greenlets go on meanwhile."""
+        """Return or raise what ``function(*args)`` does; other greenlets run meanwhile."""
         if not monkey.is_module_patched("threading"):
             return function(*args)
         if self._threads is None:
@@ -38,22 +39,22 @@ class Processors:
         return cast(T, result)
 
     def run_large(self, function: Callable[[memoryview], T], data: memoryview) -> T:
-        """As ``run``, but small data in place."""
+        """As ``run``, but small data in place: passing it to a thread would take longer."""
         return function(data) if len(data) <= INLINE_BYTES else self.run(function, data)
 
 
 def _outcome(
     function: Callable[[*Ts], T], args: tuple[*Ts]
 ) -> tuple[T | None, BaseException | None]:
-    """What a call returns or raises: gevent prints what a thread raises, refusals too."""
+    """What a call returns or raises. gevent prints exceptions that leave a thread, refusals too."""
     try:
         return function(*args), None
-    except BaseException as error:  # noqa: BLE001 - raised anew by the caller
+    except BaseException as error:  # noqa: BLE001 -- ``run`` raises it in the greenlet
         return None, error
 
 
 def _cores() -> int:
-    """The processors that this process may use; macOS cannot say, and gives all."""
+    """The processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return os.cpu_count() or 1  # macOS: all processors of the machine

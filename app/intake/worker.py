@@ -1,18 +1,18 @@
-"""gunicorn's gevent worker as uploads need it: the one place that knows gunicorn's insides.
+"""gunicorn's gevent worker, changed for uploads. This package relies on gunicorn's internals.
 
-Each connection is a greenlet, which costs kilobytes while its client is slow. These things are
-different from the worker that it is made of (gunicorn 27):
+Each connection is a greenlet, which costs kilobytes while its client is slow. This worker differs
+from its base class (gunicorn 27) in these points:
 
-- A client that is still sending sees its answer: what it sends is dropped, and a connection that
-  is closed lingers until its client has closed too. gunicorn resets such a connection.
-- A head has a bound in bytes and in time (``app.intake.connection``), and a body can be received
+- A client that is still sending sees its answer: the rest of its body is received and dropped,
+  and a connection lingers until its client has closed too. gunicorn resets such a connection.
+- A head is bounded in bytes and in time (``app.intake.connection``), and a body can be received
   straight into a buffer, within a deadline (``app.intake.input``).
-- Connections have a bound. Near it the oldest one on which nothing happens is closed; above it
-  only health checks are served, and everything else is answered 503.
-- A stop serves what has connected, lets nobody else connect, and is heeded from the fork on.
-  Connections on which nothing comes do not hold it.
-- The answer to broken HTTP comes from the application, like every other one, and repeats nothing
-  of the request: gunicorn's own page repeats the request line, and with it a key.
+- The number of connections is bounded. At the bound the connection that has been idle for longest
+  is closed; above it only health checks are served, and all other requests are answered 503.
+- A stop serves the clients that have connected and accepts no others. It is obeyed from the fork
+  on, and silent connections do not delay it.
+- The answer to broken HTTP comes from the application, like every other answer, and repeats
+  nothing of the request. gunicorn's own page repeats the request line, and with it an API key.
 """
 
 import errno
@@ -49,22 +49,23 @@ from app.intake.connection import HEAD_SECONDS, Connection, HeadTooSlow
 from app.intake.input import CHUNK_ERRORS, Input
 
 HEALTH_CHECKS = frozenset(("/healthz", "/readyz"))
-"""Paths that are served however full the process is."""
+"""Paths that are served even when the process is full."""
 
 _RESERVE = 32
-"""Connections above ``worker_connections``: health checks, and those that are answered 503."""
+"""Connections above ``worker_connections``, for health checks and for answers 503."""
 
 _OWN_FILES = 64
-"""Files that a process keeps for calls to Redis and the store, and for what it has open anyway."""
+"""File descriptors that clients never get: for Redis (16), the store (16), listeners and logs."""
 
-_BEAT_SECONDS = 0.25
+_BEAT_SECONDS = 0.25  # gunicorn kills a worker that does not call ``notify`` within its time-out
 _NO_ROOM_SECONDS = 0.05
-"""The time that a connection which makes room has to end, before the next one is accepted."""
+"""How long a connection that was closed to make room may take to end before the next accept."""
 
 _STOP_SECONDS = 2.0
-"""On a stop a kept-alive connection has this long to bring a request that is on its way."""
+"""On a stop, how long a kept-alive connection may take to bring a request that is on its way."""
 
 _STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+# Errors of ``accept`` that say that the process or the machine has no room for a connection.
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 _STATUSES: tuple[tuple[Any, int], ...] = (
     (LimitRequestLine, 414),
@@ -72,7 +73,8 @@ _STATUSES: tuple[tuple[Any, int], ...] = (
     (ExpectationFailed, 417),
     (CHUNK_ERRORS, 400),
 )
-# What can be read of a broken head, for the log line and the answer's headers.
+# The parts of a broken head that the log line and the answer's headers need. Never the query,
+# which may hold a key.
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[^ ?#\r\n]*)")
 _HEADERS = re.compile(rb"\n(X-Request-Id|Origin):[ \t]*([^\r\n]*)(?=\r?\n)", re.IGNORECASE)
 
@@ -80,10 +82,10 @@ log = logging.getLogger("uploader.worker")
 
 
 def hold_signals_at_forks() -> None:
-    """Have signals that stop a worker wait from its fork to ``init_signals``; for the master.
+    """Block the signals that stop a worker from its fork to ``init_signals``; for the master.
 
-    gunicorn would lose them: Python forgets what arrives before its own first step in a child
-    (``PyOS_AfterFork_Child``), and after that the handlers are still those of the master.
+    gunicorn would lose them: in a child Python drops signals that arrive before
+    ``PyOS_AfterFork_Child``, and after that the handlers are still those of the master.
     """
     os.register_at_fork(
         before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOP_SIGNALS),
@@ -92,10 +94,10 @@ def hold_signals_at_forks() -> None:
 
 
 class Logger(glogging.Logger):  # type: ignore[misc]
-    """gunicorn's own, without its access log: the app writes one line a request itself."""
+    """gunicorn's own, without its access log: the application logs each request itself."""
 
     def access(self, *_: Any) -> None:
-        """Nothing; gunicorn would put its parts together and then not write them."""
+        """Do nothing. gunicorn's own method collects the fields even if it writes no line."""
 
 
 class Worker(ggevent.GeventWorker):  # type: ignore[misc]
@@ -104,30 +106,31 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections = Pool()
-        self._waiting: dict[Connection, None] = {}  # for a head, longest first
-        self._closing: set[Connection] = set()  # which make room, but have not ended yet
-        self._pipelined = BoundedSemaphore(1)
+        self._waiting: dict[Connection, None] = {}  # wait for a head, the longest wait first
+        self._closing: set[Connection] = set()  # closed to make room, but not ended yet
+        self._pipelined = BoundedSemaphore(1)  # one pipelined request at a time in this process
 
     def patch(self) -> None:
-        """Make gevent's sockets of the listeners; the configuration file has patched the rest."""
+        """Make the listeners gevent sockets; ``deploy/gunicorn.conf.py`` has patched the rest."""
         self.sockets: list[Any] = [
             socket.socket(each.FAMILY, socket.SOCK_STREAM, fileno=each.sock.detach())
             for each in self.sockets
         ]
 
     def init_signals(self) -> None:
-        """From here on signals can be heeded; those that came since the fork have waited."""
+        """Set the handlers, and then let in the signals that have waited since the fork."""
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """SIGTERM and a reload: finish what is in flight, and say so in /readyz."""
-        if self.booted:
+        """On SIGTERM and on a reload: finish the requests under way, and say so in /readyz."""
+        if self.booted:  # else there is no application yet
             self.wsgi.extensions["readiness"].draining = True
         super().handle_exit(sig, frame)
 
     def run(self) -> None:
-        """Accept until the stop, take what has connected by then, and finish it."""
+        """Accept connections until the stop, and then finish those that are there."""
+        # A connection is a file, and running out of files would break calls to Redis as well.
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = max(1, files - _OWN_FILES - _RESERVE)
         self.worker_connections: int = min(self.cfg.worker_connections, room)
@@ -142,7 +145,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
         self._finish()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        """Serve one connection, from its first request to its client's end."""
+        """Serve one connection, from its first request until the client has closed it."""
         connection = Connection(client, self._waiting)
         connection.expect_head(HEAD_SECONDS)
         try:
@@ -154,7 +157,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
             connection.end()
 
     def timeout_ctx(self) -> Any:
-        """No bound of gunicorn's on the wait for a head: the connection has its own."""
+        """No timeout of gunicorn's for the wait for a head: the connection has a deadline."""
         return nullcontext()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
@@ -165,17 +168,18 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
             with self._pipelined if sock.pipelines else nullcontext():
                 AsyncWorker.handle_request(self, listener_name, req, sock, addr)
         except TimeoutError as error:
+            # gunicorn ignores EPIPE, but logs a stack trace for other errors of a socket.
             raise BrokenPipeError(errno.EPIPE, "the client takes no answer") from error
         if not body.ended and not body.drop():
-            sock.ended = True  # it has had its time
+            sock.ended = True  # the client has had its time to read the answer
             raise StopIteration
-        # Bytes behind this request came before its answer: requests of a client that does not
-        # wait are served one after the other, whatever the number of such clients.
+        # Bytes behind this request arrived before its answer: the client pipelines. One such
+        # request at a time runs, because they follow each other without a pause for others.
         sock.pipelines = bool(req.unreader.buf.getbuffer().nbytes)
         sock.expect_head(self.cfg.keepalive)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
-        """Have the application answer what is no request: broken, too long or too slow."""
+        """Have the application answer a head that is broken, too long or too slow."""
         if isinstance(exc, gevent.GreenletExit | SystemExit):
             raise exc
         refusal = _refusal_of(exc)
@@ -185,7 +189,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
             client.sendall(_answer(self.wsgi, _environ(bytes(client.head), addr, refusal)))
 
     def _refusal(self, req: Any) -> ApiError | None:
-        """The answer that a whole request gets without being looked at."""
+        """The error for a request that the application need not look at; None for the others."""
         room = self._make_room(self.worker_connections)
         if not room and req.path not in HEALTH_CHECKS:
             return unavailable("overloaded", "too many connections")
@@ -194,7 +198,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
         return None
 
     def _accept(self, listener: Any) -> None:
-        """Give each connection a greenlet, for as long as there is room."""
+        """Give each new connection a greenlet, while there is room."""
         while True:
             self._connections.wait_available()
             try:
@@ -207,7 +211,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
                 continue
             self._make_room(self.worker_connections - 1)
             self._spawn(listener, client, addr)
-            gevent.sleep(0)
+            gevent.sleep(0)  # a full backlog must not keep the open connections waiting
 
     def _spawn(self, listener: Any, client: Any, addr: Any) -> None:
         # gunicorn asks the listener for its name later, when a stop may have closed it.
@@ -219,7 +223,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
         return len(self._connections) - len(self._closing)
 
     def _make_room(self, most: int) -> bool:
-        """Close connections that wait for a head, longest first, until ``most`` are open."""
+        """Close idle connections, longest first, down to ``most``; whether that succeeded."""
         while self._open() > most and self._waiting:
             connection = next(iter(self._waiting))
             del self._waiting[connection]
@@ -228,18 +232,19 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
         return self._open() <= most
 
     def _take_what_has_connected(self, listener: Any) -> None:
-        """Serve the listener's backlog, and then let nobody else connect.
+        """Serve the connections in the listener's backlog, and then close the listener.
 
-        A client that connects to a server which is about to end is better refused than reset.
+        Closing it resets connections that nobody has accepted. A client that connects after that
+        is refused at once, and nothing of its request is lost.
         """
-        listener.settimeout(0)
+        listener.settimeout(0)  # ``accept`` raises when the backlog is empty
         with suppress(OSError):
             while not self._connections.full():
                 self._spawn(listener, *listener.accept())
         listener.close()
 
     def _finish(self) -> None:
-        """Wait for the connections, within the graceful time-out; not for silent ones."""
+        """Wait for the connections up to the graceful timeout; for silent ones not so long."""
         begun = time.monotonic()
         while self._connections and time.monotonic() - begun < self.cfg.graceful_timeout:
             self.notify()
@@ -270,7 +275,7 @@ def _broken(cause: str, status: int) -> ApiError:
 
 
 def _environ(head: bytes, addr: Any, refusal: ApiError) -> dict[str, Any]:
-    """The WSGI environ of what can be read of a broken head; the application refuses it."""
+    """The WSGI environ of a broken head, as far as it can be read; the application refuses it."""
     line = _REQUEST_LINE.match(head)
     method, path = (part.decode("latin-1") for part in (line.groups() if line else (b"-", b"/")))
     headers = {
@@ -293,7 +298,7 @@ def _environ(head: bytes, addr: Any, refusal: ApiError) -> dict[str, Any]:
 
 
 def _answer(application: Any, environ: dict[str, Any]) -> bytes:
-    """The application's whole answer, as it goes to the socket."""
+    """The application's answer as the bytes that go to the socket."""
     begun: list[Any] = []
     body = b"".join(application(environ, lambda *begin: begun.extend(begin)))
     status, headers = begun[:2]
