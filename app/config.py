@@ -1,7 +1,7 @@
 """Every setting: its variable, its default, its form and its check, in one place.
 
 ``Config.from_env()`` reads the environment and names every mistake at once.
-The table in the README is compared with this module by a test.
+A test compares the table in docs/settings.md with this module.
 """
 
 import os
@@ -258,9 +258,6 @@ class Config:
         "a PEM file of the authorities that vouch for Redis",
         "/etc/ssl/private-ca.pem",
     )
-    redis_timeout: float = _setting(
-        "REDIS_TIMEOUT", 0.5, _seconds(0.05, 5), "seconds a call to Redis, 0.05 to 5", "0.5"
-    )
     s3_endpoint: str = _setting(
         "S3_ENDPOINT",
         "http://127.0.0.1:9000",
@@ -283,12 +280,6 @@ class Config:
         _authorities,
         "a PEM file of the authorities that vouch for the store",
         "/etc/ssl/private-ca.pem",
-    )
-    s3_connect_timeout: float = _setting(
-        "S3_CONNECT_TIMEOUT", 2.0, _seconds(0.1, 10), "seconds, 0.1 to 10", "2"
-    )
-    s3_read_timeout: float = _setting(
-        "S3_READ_TIMEOUT", 7.0, _seconds(0.1, 20), "seconds, 0.1 to 20", "7"
     )
     s3_put_timeout: float = _setting(
         "S3_PUT_TIMEOUT", 8.0, _seconds(0.5, 20), "seconds for a PUT with its retry, 0.5 to 20", "8"
@@ -313,25 +304,8 @@ class Config:
     image_check: str = _setting(
         "IMAGE_CHECK", "decode", _choice("decode", "structure"), "decode or structure", "decode"
     )
-    decode_pixels: int = _setting(
-        "DECODE_PIXELS",
-        50_000_000,
-        _whole(1_000_000, 10_000_000_000),
-        "whole number: pixels that a process decodes at once, from 1000000",
-        "50000000",
-    )
-    decode_wait: float = _setting(
-        "DECODE_WAIT", 10.0, _seconds(0, 15), "seconds an upload waits to be decoded, 0 to 15", "10"
-    )
     body_timeout: float = _setting(
         "BODY_TIMEOUT", 60.0, _seconds(1, 3600), "seconds for a whole body, 1 to 3600", "60"
-    )
-    body_memory: int = _setting(
-        "BODY_MEMORY",
-        104 * 1024 * 1024,
-        _whole(16 * 1024 * 1024, 2**40),
-        "bytes of bodies that a process holds at once, from 16777216",
-        "109051904",
     )
     upload_timeout: float = _setting(
         "UPLOAD_TIMEOUT", 20.0, _seconds(3, 25), "seconds for all after the body, 3 to 25", "20"
@@ -368,6 +342,13 @@ class Config:
         _whole(1, 1024),
         "number of processes, 1 to 1024",
         "2",
+    )
+    memory_limit: int | None = _setting(
+        "MEMORY_LIMIT",
+        None,
+        _whole(256 * 1024 * 1024, 2**50),
+        "bytes that all processes may take together, from 268435456",
+        "1073741824",
     )
     log_format: str | None = _setting(
         "LOG_FORMAT", None, _choice("json", "text"), "json or text", "json"

@@ -66,7 +66,7 @@ def _refuse() -> None:
 
 def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
     # A quarter is always left for other keys.
-    fits = memory.plan(config, memory.limit())
+    fits = memory.plan(config.web_concurrency, memory.limit(config))
     decoding = Shares("pixels in decode", total=fits.pixels, share=fits.pixels * 3 // 4)
     processors = Processors()
     return Service(
@@ -79,7 +79,6 @@ def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
             max_pixels=config.max_image_pixels,
             check=config.image_check,
             slots=decoding,
-            decode_wait=config.decode_wait,
             memory=fits.largest,
         ),
         pool=BufferPool(fits.bodies),

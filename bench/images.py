@@ -183,7 +183,7 @@ def sixteen(folder: Path, made: dict[str, bytes]) -> None:
 
 def sixteen_of(path: Path) -> None:
     slots = Shares("pixels in decode", total=50_000_000, share=50_000_000)
-    inspector = ImageInspector(max_pixels=MAX_PIXELS, check="decode", slots=slots, decode_wait=5)
+    inspector = ImageInspector(max_pixels=MAX_PIXELS, check="decode", slots=slots)
     outcome: Counter[str] = Counter()
 
     def inspect(data: bytes) -> None:

@@ -54,7 +54,7 @@ logconfig_dict = logging_config(settings)
 # No second way into the process: signals are enough.
 control_socket_disable = True
 # Off: nothing here grows with requests, and each restart would cost an import
-# and warm connections. Buffers are bounded (BODY_MEMORY) and given back.
+# and warm connections. Buffers are bounded (app/ops/memory.py) and given back.
 max_requests = 0
 # Off: each worker makes its own clients, after the fork.
 preload_app = False
@@ -64,7 +64,7 @@ def on_starting(server):
     """Say where images go, before anything can go wrong there; open the metrics' port."""
     hold_signals_at_forks()
     server.log.info("images go to bucket %s at %s", settings.s3_bucket, settings.s3_endpoint)
-    if lowered := memory.lowered(settings, memory.limit()):
+    if lowered := memory.lowered(workers, memory.limit(settings)):
         server.log.warning("%s", lowered)
     server.metrics = None
     if settings.metrics_port:

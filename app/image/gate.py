@@ -59,8 +59,7 @@ class ImageInspector:
     """Inspects files. Safe between threads.
 
     ``slots`` bounds what is decoded at once in this process, in pixels (of ``BYTES_PER_PIXEL``
-    each); who waits longer than ``decode_wait`` seconds for room is refused, and so is a picture
-    that takes more than ``memory`` bytes.
+    each). A picture that takes more than ``memory`` bytes to decode is refused.
     """
 
     def __init__(
@@ -69,14 +68,12 @@ class ImageInspector:
         max_pixels: int,
         check: str,
         slots: Slots,
-        decode_wait: float,
         memory: int = MOST_MEMORY,
     ) -> None:
         self._memory = memory
         self._max_pixels = max_pixels
         self._decodes = check == "decode"
         self._slots = slots
-        self._wait = decode_wait
 
     def inspect(
         self,
@@ -91,8 +88,8 @@ class ImageInspector:
         ``key`` is the id of the API key whose share of the slots it takes. The caller waits for a
         slot; the work itself, which lets go of the interpreter's lock while a decoder is busy, is
         done by ``run``, where it takes long: by default in the caller's thread.
-        ``deadline`` (of ``time.monotonic()``) further bounds the wait for a decoding slot, and ends
-        the decoding: both with ``overloaded``.
+        ``deadline`` (of ``time.monotonic()``) ends the decoding, and half of the time until then
+        the wait for a decoding slot: both with ``overloaded``.
         No reference to ``data`` is left when this returns or raises: its buffer may be reused.
         """
         try:
@@ -117,7 +114,9 @@ class ImageInspector:
                 if info.format == "WEBP":  # whose prefix codes may be many even in a small file
                     first = run
                 pixels = first(cost, view, info, deadline, self._memory)
-                until = min(deadline, time.monotonic() + self._wait)
+                # Half of the time: the other half is for the decoding and for the store.
+                now = time.monotonic()
+                until = now + max(0.0, deadline - now) / 2
                 if pixels > _INLINE_PIXELS:
                     first = run
                 with self._slots.taken(key, pixels, until):

@@ -86,11 +86,11 @@ def _transport(check: str, url: str, safe: tuple[str, ...], scheme: str) -> Find
 
 def _memory(config: Config) -> Finding:
     """Whether the settings allow more memory than there is, for the unit or where this runs."""
-    there = min(memory.limit(), memory.limit(memory.UNIT))
+    there = min(memory.limit(config), memory.limit(config, memory.UNIT))
     processes = config.web_concurrency
-    most = memory.mib(processes * memory.plan(config, there).most)
+    most = memory.mib(processes * memory.plan(processes, there).most)
     found = f"at most {most} in {processes} processes, of {memory.mib(there)}"
-    if lowered := memory.lowered(config, there):
+    if lowered := memory.lowered(processes, there):
         hint = "Lower WEB_CONCURRENCY, or give it more memory."
         return Finding("memory", WARNING, f"{found}: {lowered}", hint)
     return Finding("memory", OK, found)

@@ -1,9 +1,9 @@
 """The memory that the service may take, and what each process lets in by it.
 
-The limit is that of the control group which the service runs in (cgroup v1 and v2: a unit, a
-container, a dyno), of each above it, or the machine's. Where the settings allow more, a process
-lowers what it holds at once by itself, so that it is never killed: what does not fit waits, and
-is refused with ``overloaded`` at last.
+The limit is the least of three: ``MEMORY_LIMIT``, the memory of the machine, and the limits of
+the control group that the service runs in (a unit, a container, a dyno; cgroup v1 and v2) and of
+the groups above. Each process lets in only what fits its part, so that the kernel never kills it:
+an upload for which there is no room waits, and is answered ``overloaded`` if none comes free.
 """
 
 import os
@@ -27,8 +27,13 @@ two copies of a WebP that libwebp's demuxer is given, in two threads at once."""
 _USED = 0.9
 """Of the limit: the kernel's own memory for connections and files counts toward it too."""
 
-_LEAST_BODIES = 32 * 2**20
-_LEAST_PIXELS = 4_000_000
+_MOST_BODIES, _LEAST_BODIES = 104 * 2**20, 32 * 2**20
+"""Bytes of bodies in a process: room for six of the largest files and for hundreds that have just
+begun; at the least for two of the largest."""
+
+_MOST_PIXELS, _LEAST_PIXELS = 50_000_000, 4_000_000
+"""Pixels in decode in a process: four photos of 12 megapixels, which is more than two cores decode
+at once; at the least what a screenshot has. A larger picture is decoded alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +51,39 @@ class Plan:
         return _PROCESS + self.bodies + max(self.pixels * BYTES_PER_PIXEL, self.largest + beside)
 
 
-def wanted(config: Config) -> Plan:
-    """As the settings have it."""
-    return Plan(config.body_memory, config.decode_pixels, MOST_MEMORY)
+WHOLE = Plan(_MOST_BODIES, _MOST_PIXELS, MOST_MEMORY)
+"""What a process holds at once where there is memory enough."""
 
 
-def plan(config: Config, limit: int) -> Plan:
-    """As the settings have it, or less where ``limit`` bytes are not enough for all processes."""
-    share = int(limit * _USED) // config.web_concurrency - _PROCESS
-    bodies = min(config.body_memory, max(share // 3, _LEAST_BODIES))
+def plan(processes: int, limit: int) -> Plan:
+    """``WHOLE``, or less where ``limit`` bytes are not enough for all processes."""
+    share = int(limit * _USED) // processes - _PROCESS
+    bodies = min(_MOST_BODIES, max(share // 3, _LEAST_BODIES))
     room = share - bodies
-    pixels = min(config.decode_pixels, max(room // BYTES_PER_PIXEL, _LEAST_PIXELS))
+    pixels = min(_MOST_PIXELS, max(room // BYTES_PER_PIXEL, _LEAST_PIXELS))
     largest = min(MOST_MEMORY, max(room, _LEAST_PIXELS * BYTES_PER_PIXEL)
                   - pixels * BYTES_PER_PIXEL // 4)  # fmt: skip
     return Plan(bodies, pixels, largest)
 
 
-def lowered(config: Config, limit: int) -> str:
-    """What was lowered to fit, for people; empty where nothing was."""
-    planned = plan(config, limit)
-    if planned == wanted(config):
+def lowered(processes: int, limit: int) -> str:
+    """A sentence about what a process holds less than ``WHOLE``, to fit; empty where nothing."""
+    planned = plan(processes, limit)
+    if planned == WHOLE:
         return ""
-    processes = f"{config.web_concurrency} process{'es' * (config.web_concurrency > 1)}"
     return (
-        f"{mib(limit)} of memory for {processes}: each holds "
+        f"{mib(limit)} of memory for {processes} process{'es' * (processes > 1)}: each holds "
         f"{mib(planned.bodies)} of bodies and {planned.pixels:,} pixels in decode, and no picture "
         f"that takes over {mib(planned.largest)}"
     )
 
 
-def limit(own: str | None = None, groups: Path = _GROUPS) -> int:
+def limit(config: Config, own: str | None = None, groups: Path = _GROUPS) -> int:
     """The bytes that all processes may take; ``own`` is the text of ``/proc/self/cgroup``."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if own is None:
         own = _OWN.read_text() if _OWN.exists() else ""
-    return min([there, *_limits(own, groups)])
+    return min([config.memory_limit or there, there, *_limits(own, groups)])
 
 
 def _limits(own: str, groups: Path) -> Iterator[int]:
@@ -102,5 +105,5 @@ def _read(folder: Path) -> Iterator[int]:
 
 
 def mib(size: int) -> str:
-    """For people."""
+    """``size`` bytes, for people."""
     return f"{size / 2**20:,.0f} MiB"

@@ -28,6 +28,8 @@ _PIECE = 1024 * 1024
 _LONGEST_ANSWER = 64 * 1024
 _LEAST_SECONDS = 0.05
 _SHA256_OF_NOTHING = sha256(b"").hexdigest()
+_CONNECT_SECONDS = 2.0
+"""TCP sends a lost SYN again after one second (RFC 6298): one may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,6 @@ class Client:
         ``headers`` gives what is sent, unsigned, beside a body's own, such as its trace.
         """
         self._bucket = config.s3_bucket
-        self._connect, self._read = config.s3_connect_timeout, config.s3_read_timeout
         self._more_headers = headers
         self._base = BaseURL(config.s3_endpoint, config.s3_region)
         self._region = self._base.region or config.s3_region
@@ -170,7 +171,7 @@ class Client:
     def _send(self, request: _Request, headers: Mapping[str, str], deadline: float) -> Answer:
         left = max(_LEAST_SECONDS, deadline - time.monotonic())
         # The total counts until the answer begins, and so with the sending of a body.
-        timeout = urllib3.Timeout(total=left, connect=self._connect, read=self._read)
+        timeout = urllib3.Timeout(total=left, connect=_CONNECT_SECONDS)
         try:
             response = (self._puts if request.pieces else self._small).urlopen(
                 request.method,

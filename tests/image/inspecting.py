@@ -7,9 +7,9 @@ from app.image.gate import ImageInspector
 from app.shares import Shares
 
 
-def inspector(check="decode", max_pixels=100_000_000, decode_pixels=50_000_000, decode_wait=5.0):
+def inspector(check="decode", max_pixels=100_000_000, decode_pixels=50_000_000):
     slots = Shares("pixels in decode", total=decode_pixels, share=decode_pixels)
-    return ImageInspector(max_pixels=max_pixels, check=check, slots=slots, decode_wait=decode_wait)
+    return ImageInspector(max_pixels=max_pixels, check=check, slots=slots)
 
 
 def refusal(data, **settings) -> ApiError:

@@ -40,7 +40,7 @@ def gate(data: bytes) -> None:
 
 def inspect(data: bytes) -> None:
     """As an upload is looked at, the work for a refusal's sentence included."""
-    everything = {"max_pixels": MAX_PIXELS, "check": "decode", "decode_wait": 5}
+    everything = {"max_pixels": MAX_PIXELS, "check": "decode"}
     slots = Shares("pixels in decode", total=50_000_000, share=50_000_000)
     ImageInspector(**everything, slots=slots).inspect(data)
 

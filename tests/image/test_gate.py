@@ -195,7 +195,7 @@ def test_an_empty_file_is_told_apart():
 
 
 def test_while_all_slots_are_taken_a_cut_picture_is_refused_at_once():
-    gate = inspector(decode_wait=600)
+    gate = inspector()
     data = encode(photo(640, 480), "PNG")
     with decoding(gate), pytest.raises(ApiError) as caught:
         gate.inspect(data[: len(data) // 2])
@@ -262,7 +262,7 @@ def until(condition):
 
 
 def test_a_picture_takes_its_pixels_from_the_budget_while_it_is_decoded():
-    gate = inspector(decode_wait=15)
+    gate = inspector()
     seen = []
     with decoding(gate):
         thread = threading.Thread(target=lambda: seen.append(gate.inspect(LARGE)))
@@ -274,24 +274,26 @@ def test_a_picture_takes_its_pixels_from_the_budget_while_it_is_decoded():
     assert (gate._slots.in_use, gate._slots.waiting) == (0, 0)
 
 
-def test_who_waits_too_long_for_a_slot_is_sent_away_with_503():
-    gate = inspector(decode_wait=0.01)
+def test_a_picture_that_finds_no_slot_in_half_of_its_time_is_answered_503():
+    gate = inspector()
+    deadline = time.monotonic() + 0.1
     with decoding(gate), pytest.raises(ApiError) as caught:
-        gate.inspect(png(9, 9))
+        gate.inspect(png(9, 9), deadline=deadline)
+    assert time.monotonic() > deadline - 0.05
     assert (caught.value.code, caught.value.status) == ("overloaded", 503)
     assert int(caught.value.headers["Retry-After"]) >= 1
     assert (gate._slots.in_use, gate._slots.waiting) == (0, 0)
 
 
-def test_a_deadline_ends_the_wait_sooner():
-    gate = inspector(decode_wait=600)
+def test_behind_its_deadline_a_picture_waits_no_longer():
+    gate = inspector()
     with decoding(gate), pytest.raises(ApiError) as caught:
         gate.inspect(png(9, 9), deadline=time.monotonic() - 1)
     assert caught.value.code == "overloaded"
 
 
 def test_small_pictures_pass_a_large_one_that_waits():
-    gate = inspector(decode_pixels=90_000_000, decode_wait=600)
+    gate = inspector(decode_pixels=90_000_000)
     second = threading.Thread(target=gate.inspect, args=(LARGE,))
     with decoding(gate):
         second.start()
@@ -304,10 +306,10 @@ def test_small_pictures_pass_a_large_one_that_waits():
 
 def test_one_key_that_takes_its_share_leaves_room_for_another():
     slots = Shares("pixels in decode", total=50_000_000, share=40_000_000)
-    gate = ImageInspector(max_pixels=100_000_000, check="decode", slots=slots, decode_wait=0)
+    gate = ImageInspector(max_pixels=100_000_000, check="decode", slots=slots)
     with slots.taken("greedy", 81_000_000):
         with pytest.raises(ApiError) as caught:
-            gate.inspect(png(9, 9), key="greedy")
+            gate.inspect(png(9, 9), key="greedy", deadline=time.monotonic())
         assert caught.value.code == "too_many_at_once"
         assert gate.inspect(png(9, 9), key="other").width == 9
 
@@ -327,8 +329,9 @@ def test_what_takes_long_is_done_where_the_caller_wants_it():
 
 
 def test_with_the_structure_check_nothing_waits():
-    gate = inspector("structure", decode_wait=0)
-    assert gate.inspect(LARGE).width == 9_000
+    gate = inspector("structure")
+    with decoding(gate):
+        assert gate.inspect(LARGE).width == 9_000
     assert gate._slots.in_use == 0
 
 

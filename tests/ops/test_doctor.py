@@ -93,7 +93,7 @@ def test_what_goes_over_a_network_in_plain_text_is_a_warning(url, state):
 
 
 def test_more_memory_than_there_is_is_a_warning_with_what_to_lower():
-    finding = examine(web_concurrency=1024, body_memory=2**40)[1]["memory"]
+    finding = examine(memory_limit=2**28)[1]["memory"]
     assert finding.state == "warning"
     assert "WEB_CONCURRENCY" in finding.hint
 

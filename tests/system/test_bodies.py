@@ -344,17 +344,22 @@ def test_a_body_slower_than_the_service_waits_for_is_a_408(impatient, api_key, f
 def test_a_full_service_says_so_once_no_room_has_come_free(
     make_service, valkey, seaweedfs, bucket, api_key
 ):
-    full = {"BODY_MEMORY": "16777216", "WEB_CONCURRENCY": "1"}
-    service = make_service(valkey.url, seaweedfs.settings(bucket), **full)
-    key, body = api_key(), form(padded("PNG", LIMIT))
-    start = head(key, f"Content-Length: {len(body)}")
-    with Client(service) as first, Client(service) as second, Client(service) as third:
-        first.sendall(start + body[:-1])
+    small = {"MEMORY_LIMIT": str(256 * 1024 * 1024), "WEB_CONCURRENCY": "1"}
+    service = make_service(valkey.url, seaweedfs.settings(bucket), **small)
+    body = form(padded("PNG", LIMIT))
+
+    def begin(client, sent):
+        key = api_key()
+        client.sendall(head(key, f"Content-Length: {len(body)}") + body[:sent])
         wait_until(lambda: counted(valkey.client, key) == 1)
-        second.sendall(start + body[: LIMIT // 2])  # one body may go beyond the room there is
-        wait_until(lambda: counted(valkey.client, key) == 2)
-        third.sendall(start.replace(key.encode(), api_key().encode()) + body[: LIMIT // 2])
-        status, headers, problem = third.answer()
+
+    with ExitStack() as stack:
+        first, second, third, fourth = (stack.enter_context(Client(service)) for _ in range(4))
+        begin(first, len(body) - 1)
+        begin(second, len(body) - 1)
+        begin(third, LIMIT // 2)  # one body may go beyond the room there is
+        begin(fourth, LIMIT // 2)
+        status, headers, problem = fourth.answer()
         assert (status, problem["code"]) == (503, "overloaded")
         assert int(headers["retry-after"]) > 0
         first.sendall(body[-1:])

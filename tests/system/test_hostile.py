@@ -12,9 +12,8 @@ PHOTO = picture("JPEG", (320, 240))
 # with the defaults withstand with the sixty of a minute.
 SMALL = {
     "WEB_CONCURRENCY": "1",
-    "DECODE_WAIT": "2",
     "UPLOAD_TIMEOUT": "10",
-    "BODY_MEMORY": str(16 * 1024 * 1024),
+    "MEMORY_LIMIT": str(512 * 1024 * 1024),
 }
 
 

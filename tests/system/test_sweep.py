@@ -135,7 +135,7 @@ def test_a_sweep_without_redis_is_one_line_and_no_traceback(service):
 def test_more_bodies_than_there_is_memory_for_are_503_at_once(
     make_service, valkey, seaweedfs, api_key
 ):
-    small = {"BODY_MEMORY": "16777216", "WEB_CONCURRENCY": "1"}
+    small = {"MEMORY_LIMIT": str(256 * 1024 * 1024), "WEB_CONCURRENCY": "1"}
     settings = seaweedfs.settings(seaweedfs.make_bucket("swept"))
     service = make_service(valkey.url, settings, **small)
     key = api_key()

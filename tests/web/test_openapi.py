@@ -36,7 +36,7 @@ class Site:
     def __init__(self):
         self.redis, self.store = FakeRedis(), MemoryStore()
         self.redis.hset(RECORD, mapping={"name": "Magazine CMS", "roles": ROLE})
-        config = Config(log_format="json", public_url="https://assets.example.org", decode_wait=0)
+        config = Config(log_format="json", public_url="https://assets.example.org")
         self.app = create_app(config, redis=self.redis, store=self.store)
         self.service = self.app.extensions["uploader"]
         self.client = self.app.test_client()
@@ -113,6 +113,8 @@ def overloaded(site):
 
 
 def too_many_at_once(site):
+    impatient = replace(site.service.config, upload_timeout=0)
+    site.app.extensions["uploader"] = replace(site.service, config=impatient)
     with site.service.decoding.taken(ID, math.inf):
         return site.upload()
 
