@@ -16,37 +16,28 @@ from its base class (gunicorn 27) in these points:
 """
 
 import errno
-import io
 import logging
 import os
-import re
 import resource
 import signal
 import time
 from contextlib import nullcontext, suppress
 from functools import partial
-from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote
 
 import gevent
 from gevent import socket
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 from gunicorn import glogging
-from gunicorn.http.errors import (
-    ExpectationFailed,
-    LimitRequestHeaders,
-    LimitRequestLine,
-)
-from gunicorn.util import http_date
 from gunicorn.workers import ggevent
 from gunicorn.workers.base_async import AsyncWorker
 
-from app.errors import ApiError, failed, too_slow, unavailable
-from app.intake.connection import HEAD_SECONDS, Connection, HeadTooSlow
-from app.intake.input import CHUNK_ERRORS, Input
+from app.errors import ApiError, unavailable
+from app.intake.broken import answer, bad_request, environ_of, error_of
+from app.intake.connection import HEAD_SECONDS, Connection
+from app.intake.input import Input
 
 HEALTH_CHECKS = frozenset(("/healthz", "/readyz"))
 """Paths that are served even when the process is full."""
@@ -67,17 +58,6 @@ _STOP_SECONDS = 2.0
 _STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 # Errors of ``accept`` that say that the process or the machine has no room for a connection.
 _NO_ROOM = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-_STATUSES: tuple[tuple[Any, int], ...] = (
-    (LimitRequestLine, 414),
-    (LimitRequestHeaders, 431),
-    (ExpectationFailed, 417),
-    (CHUNK_ERRORS, 400),
-)
-# The parts of a broken head that the log line and the answer's headers need. Never the query,
-# which may hold a key.
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (/[^ ?#\r\n]*)")
-_HEADERS = re.compile(rb"\n(X-Request-Id|Origin):[ \t]*([^\r\n]*)(?=\r?\n)", re.IGNORECASE)
-
 log = logging.getLogger("uploader.worker")
 
 
@@ -182,11 +162,11 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
         """Have the application answer a head that is broken, too long or too slow."""
         if isinstance(exc, gevent.GreenletExit | SystemExit):
             raise exc
-        refusal = _refusal_of(exc)
+        refusal = error_of(exc)
         if refusal.status == 500:
             log.error("unexpected error", exc_info=exc)
         with suppress(OSError):
-            client.sendall(_answer(self.wsgi, _environ(bytes(client.head), addr, refusal)))
+            client.sendall(answer(self.wsgi, environ_of(bytes(client.head), addr, refusal)))
 
     def _refusal(self, req: Any) -> ApiError | None:
         """The error for a request that the application need not look at; None for the others."""
@@ -194,7 +174,7 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
         if not room and req.path not in HEALTH_CHECKS:
             return unavailable("overloaded", "too many connections")
         if req.version >= (1, 1) and not any(name == "HOST" for name, _ in req.headers):
-            return _broken("no Host", 400)  # RFC 9112 section 3.2
+            return bad_request("no Host")  # RFC 9112 section 3.2
         return None
 
     def _accept(self, listener: Any) -> None:
@@ -253,55 +233,3 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
                     connection.give_up_waiting()
             self._connections.join(timeout=_BEAT_SECONDS)
         self._connections.kill(timeout=1)
-
-
-def _refusal_of(error: BaseException) -> ApiError:
-    kind = type(error).__name__
-    if isinstance(error, HeadTooSlow):
-        return too_slow(kind)
-    for kinds, status in _STATUSES:
-        if isinstance(error, kinds):
-            return _broken(kind, status)
-    return failed(kind)
-
-
-def _broken(cause: str, status: int) -> ApiError:
-    error = ApiError(
-        "bad_request", "The request is not valid HTTP for this service. See /docs.", cause=cause
-    )
-    if status != error.status:
-        error.status, error.title = status, HTTPStatus(status).phrase
-    return error
-
-
-def _environ(head: bytes, addr: Any, refusal: ApiError) -> dict[str, Any]:
-    """The WSGI environ of a broken head, as far as it can be read; the application refuses it."""
-    line = _REQUEST_LINE.match(head)
-    method, path = (part.decode("latin-1") for part in (line.groups() if line else (b"-", b"/")))
-    headers = {
-        f"HTTP_{name.decode().upper().replace('-', '_')}": value.decode("latin-1").strip()
-        for name, value in _HEADERS.findall(head)
-    }
-    return headers | {
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote(path, "latin-1"),
-        "QUERY_STRING": "",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": addr[0] if isinstance(addr, tuple) else "",
-        "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(),
-        "uploader.refusal": refusal,
-    }
-
-
-def _answer(application: Any, environ: dict[str, Any]) -> bytes:
-    """The application's answer as the bytes that go to the socket."""
-    begun: list[Any] = []
-    body = b"".join(application(environ, lambda *begin: begun.extend(begin)))
-    status, headers = begun[:2]
-    lines = [f"{name}: {value}" for name, value in headers]
-    lines = [f"HTTP/1.1 {status}", f"Date: {http_date()}", "Connection: close", *lines, "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
