@@ -10,7 +10,7 @@ from app.image.gate import ImageInspector
 from app.intake.body import CloseUnread, refusal_of
 from app.intake.buffers import BufferPool
 from app.intake.processors import Processors
-from app.ops import cli, doctor, health, logs, memory, tracing
+from app.ops import doctor, health, keys, logs, memory, tracing, uploads
 from app.records.client import Redis, connect
 from app.records.keys import KeyStore
 from app.records.usage import Usage
@@ -48,7 +48,7 @@ def create_app(
 
         metrics.init_app(app, config)
     app.before_request(_refuse)  # last, so that what is refused is logged and counted too
-    for command in (cli.keys, cli.uploads, doctor.doctor):
+    for command in (keys.keys, uploads.uploads, doctor.doctor):
         app.cli.add_command(command)
     app.wsgi_app = CloseUnread(app.wsgi_app)  # type: ignore[method-assign]
     if config.trusted_proxies:
