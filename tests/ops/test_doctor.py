@@ -1,13 +1,15 @@
 """What the doctor finds and says, without a server; with real ones: tests/system/test_doctor.py."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
+from redis.exceptions import RedisError
 
 from app import create_app
 from app.config import Config
-from app.ops.doctor import Finding
+from app.ops.findings import Finding
 from app.store.causes import _CODES, Kind, StoreError
 from tests.fakes import FakeRedis, MemoryStore
 
@@ -131,6 +133,22 @@ def test_redis_that_is_down_is_named_without_its_password_and_the_store_is_still
     assert found["redis"].state == "failed"
     assert "secret-word" not in str(found)
     assert found["store"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    "repeated", ["se%40cret", "se@cret", "redis://u:se%40cret@h", "?ssl_password=key%2Fword"]
+)
+def test_a_password_is_hidden_in_both_of_its_forms(repeated):
+    redis = Redis()
+
+    def fail():
+        raise RedisError(f"cannot use {repeated}, or key/word, here")
+
+    redis.ping = fail
+    url = "rediss://u:se%40cret@127.0.0.1:6379/0?ssl_password=key%2Fword"
+    found = examine(redis=redis, redis_url=url)[1]["redis"].found
+    assert found.endswith(", or ..., here")
+    assert not re.search("cret|key.*word", found)
 
 
 def test_a_redis_user_without_a_right_is_found_by_doing_what_uploads_do():
