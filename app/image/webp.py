@@ -159,6 +159,8 @@ def bare(view: memoryview) -> Iterator[bytes]:
             pieces.append(view[start + 1 : stop])
         elif alpha is None or kind != b"ALPH":
             pieces.append(view[start - 8 : stop])
+        else:
+            continue
         pieces.append(b"\0" * (stop - start & 1))
     yield _riff(pieces)
     if alpha is not None:

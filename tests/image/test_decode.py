@@ -187,11 +187,13 @@ def test_a_webp_for_which_there_is_no_memory_is_refused_for_now():
     assert (caught.value.code, caught.value.status) == ("overloaded", 503)
 
 
-def test_a_large_webp_with_alpha_is_decoded_to_its_end():
-    large = drawing(3000, 3000)
-    data = bytearray(encode(large, "WEBP", method=0))
+@pytest.mark.parametrize(("step", "odd"), [(0, 0), (14, 1)], ids=["even", "odd"])
+def test_a_large_webp_with_alpha_of_any_length_is_decoded_to_its_end(step, odd):
+    """A chunk of odd length has a padding byte, which once stayed when the chunk was left out."""
+    data = bytearray(encode(drawing(3000, 3000, step=step), "WEBP", method=0))
     assert inspector().inspect(data).width == 3000
     alpha = data.index(b"ALPH") + 8
+    assert data[alpha - 4] & 1 == odd
     data[alpha + 40 : alpha + 400] = bytes(360)
     assert refusal(data).code == "corrupt_image"
 
