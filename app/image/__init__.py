@@ -1,1 +1,4 @@
-"""What a file is, and that it is whole: the only importer of Pillow, simplejpeg, libvips."""
+"""Which format a file has, and whether its image is whole.
+
+The only wing that imports Pillow, simplejpeg and libvips.
+"""

@@ -1,9 +1,10 @@
-"""Decoders: each takes the coded data of every frame to its end and keeps none of it.
+"""Decoders: each reads the coded data of every frame to its end and keeps none of it.
 
-They are given coded data and never a profile, a text or a thumbnail. Only these can be reached:
-libjpeg-turbo through simplejpeg, which tells libjpeg's warnings; zlib for PNG, whose rows are
-counted and not built; Pillow for GIF and WebP; libvips for a WebP too large for Pillow.
-docs/images.md has the figures.
+A decoder gets coded data only, never a profile, a text or a thumbnail, so that a fault in a parser
+for these cannot be reached. A JPEG goes to libjpeg-turbo through simplejpeg, which reports
+libjpeg's warnings (Pillow drops them). A PNG goes to zlib: its rows are counted and not built. GIF
+and WebP go to Pillow, and a WebP too large for Pillow goes to libvips. docs/images.md has the
+figures.
 """
 
 import math
@@ -11,10 +12,9 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
 
 import simplejpeg
 from PIL import Image
@@ -23,17 +23,16 @@ from app.errors import ApiError, unavailable
 from app.image import gif, jpeg, png, webp
 from app.image.info import ImageInfo, Truncated, check_pixels, check_time, damaged
 
-T = TypeVar("T")
-
 _FRAME_PIXELS = 2_000
-"""What a frame takes beside its pixels: so many are decoded in the time that it costs."""
+"""Charged for each frame besides its own pixels: a frame costs as much time as decoding these."""
 
 MOST_MEMORY = 415_000_000
-"""Bytes that a decoder takes for one picture at most, 400 MiB less what else it takes: a WebP of
-100 megapixels with a thousand groups of prefix codes, or of 8 with 20,000; programs write 2,600."""
+"""The most bytes that a decoder may need for one image: 400 MiB, less 4 MB for everything else.
+That is enough for a WebP of 100 megapixels with 1,000 groups of prefix codes, or of 8 megapixels
+with 20,000. Programs write up to 2,600 groups."""
 
 BYTES_PER_PIXEL = 6
-"""A pixel of the decoding budget stands for so many bytes of a decoder's memory."""
+"""Bytes of a decoder's memory for which one pixel of the decoding budget stands."""
 
 
 def decode(
@@ -42,11 +41,12 @@ def decode(
     deadline: float = math.inf,
     memory: int = MOST_MEMORY,
 ) -> None:
-    """Take every frame of ``data``, which ``walk()`` found to be ``info``, to its end.
+    """Decode every frame of ``data``, which ``walk()`` found to be ``info``, to its end.
 
     Raises ApiError: ``corrupt_image`` where a decoder finds anything wrong, ``overloaded`` between
-    two frames (or pieces of a PNG) after ``deadline``. ``memory``, in bytes, is what libjpeg may
-    hold of a progressive JPEG: where all of it needs more, only a part of each scan is decoded.
+    two frames (or pieces of a PNG) after ``deadline``. ``memory`` is how many bytes libjpeg may
+    use for a progressive JPEG. Where the whole image needs more, only the upper part of each scan
+    is decoded.
     """
     with memoryview(data) as view:
         try:
@@ -65,14 +65,15 @@ def cost(
     deadline: float = math.inf,
     memory: int = MOST_MEMORY,
 ) -> int:
-    """The pixels of the budget that a picture takes: its own, or more where memory is dear.
+    """The pixels of the decoding budget that an image takes.
 
-    Raises ApiError: ``corrupt_image`` where a decoder would need more than any picture does,
+    These are its own pixels, or the memory of its decoder in ``BYTES_PER_PIXEL``, if that is more.
+    Raises ApiError: ``corrupt_image`` where a decoder would need more than ``MOST_MEMORY``,
     ``overloaded`` where it needs more than ``memory`` bytes, or after ``deadline``.
     """
     with memoryview(data) as view:
         pixels = (info.width * info.height + _FRAME_PIXELS) * info.frames
-        need = 0
+        need = 0  # of PNG, inflated in pieces, and of GIF, one byte for each pixel, nothing more
         if info.format == "JPEG":
             need = _jpeg_memory(view, memory)
         elif info.format == "WEBP":
@@ -83,63 +84,62 @@ def cost(
 
 
 def _jpeg_memory(view: memoryview, memory: int) -> int:
-    frame, whole = jpeg.plan(view)
-    return 2 * min(frame.coefficients, _most_coefficients(memory)) if whole else 0
+    frame, buffered = jpeg.plan(view)
+    # libjpeg's JCOEF is a short: two bytes.
+    return 2 * min(frame.coefficients, _most_coefficients(memory)) if buffered else 0
 
 
 def _webp_memory(view: memoryview, info: ImageInfo, deadline: float) -> int:
     canvas = info.width * info.height
     need = canvas * (_PILLOW_WEBP_BYTES if canvas <= _PILLOW_WEBP_PIXELS else _VIPS_WEBP_BYTES)
-    need += webp.tables(view, deadline)
+    need += webp.table_bytes(view, deadline)
     if need > MOST_MEMORY:
-        raise damaged("WebP", "it has more prefix codes than programs write")
+        raise damaged("WebP", "it has more prefix codes than any program writes")
     return need
 
 
-def share(
+def fraction(
     data: bytes | bytearray | memoryview, kind: str, max_pixels: int, deadline: float = math.inf
 ) -> float | None:
-    """How much of a cut picture is there, 0 to 1; None where that is costly to say.
+    """How much of a cut image is there, 0 to 1; None where that takes too long to find out.
 
-    May raise anything: only a nicer sentence is at stake.
+    May raise any exception: the caller only uses the number for a better error sentence.
     """
     with memoryview(data) as view:
         if kind == "JPEG":
-            return _jpeg_share(view, max_pixels, deadline)
+            return _jpeg_fraction(view, max_pixels, deadline)
         if kind == "PNG":
-            return _png_share(view, max_pixels, deadline)
+            return _png_fraction(view, max_pixels, deadline)
         return None
 
 
-def _until(deadline: float, frames: Iterable[T]) -> Iterator[T]:
-    """The frames, while there is time: a million of them take longer than a client waits."""
-    for frame in frames:
-        check_time(deadline)
-        yield frame
-
-
 _MAX_COEFFICIENTS = 150_000_000
-"""Of a picture in several scans libjpeg holds all coefficients, two bytes each. Above this many
-(over 100 megapixels at 4:2:0, 50 at 4:4:4) only the upper part of each scan is decoded."""
+"""libjpeg holds all coefficients of an image in several scans: 300 MB for this many. Of an image
+with more (over 100 megapixels at 4:2:0, 50 at 4:4:4), only the upper part of each scan is decoded.
+"""
 
 
 def _most_coefficients(memory: int) -> int:
     return min(_MAX_COEFFICIENTS, memory // 2)
 
 
-_OF_HEADERS = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
-_STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
-_MENDS = 3
-"""So often a JPEG is decoded anew without something of which libjpeg only warns."""
+# Parts of libjpeg's warnings about headers (jerror.h): no pixel depends on these.
+_HEADER_WARNING = re.compile("SOS parameters|JFIF revision|Adobe color transform|ICC marker")
+# JWRN_EXTRANEOUS_DATA: how many bytes, and the marker after them.
+_STRAY_WARNING = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
+_MAX_REPAIRS = 3
+"""How often a JPEG is decoded again without the cause of a warning. simplejpeg reports only the
+first warning, so each repair may uncover another one."""
 
 
 def _decode_jpeg(view: memoryview, deadline: float, memory: int) -> None:
-    frame, whole = jpeg.plan(view)
+    frame, buffered = jpeg.plan(view)
     most = _most_coefficients(memory)
     stream: memoryview | bytearray = view
     strict = True
-    if whole and frame.coefficients > most:
-        # Each scan then has data left over, of which libjpeg warns.
+    if buffered and frame.coefficients > most:
+        # A smaller height in the frame header makes libjpeg allocate less. Each scan then has data
+        # left over, of which libjpeg warns: so warnings cannot count here.
         stream, strict = bytearray(view), False
         height = max(frame.height * most // frame.coefficients, 1)
         frame = replace(frame, height=height)
@@ -153,12 +153,14 @@ def _decode_scans(
     deadline: float,
     *,
     strict: bool = True,
-    mends: int = _MENDS,
+    repairs: int = _MAX_REPAIRS,
 ) -> None:
-    """At an eighth of the size libjpeg skips most of the arithmetic and none of the data."""
+    """Decode all scans with libjpeg; where it warns, look whether any pixel depends on that."""
     check_time(deadline)
+    # Grey is the cheapest output, but libjpeg cannot make it from four components.
     colours = "CMYK" if len(frame.components) == 4 else "GRAY"
     try:
+        # At an eighth of the size libjpeg reads all data but skips most of the arithmetic.
         simplejpeg.decode_jpeg(
             stream, colours, fastdct=True, min_height=1, min_width=1, min_factor=8, strict=strict
         )
@@ -166,75 +168,86 @@ def _decode_scans(
         message = str(error)
     else:
         return
-    if "subsampling level" in message:  # TurboJPEG knows the usual ones only
+    if "subsampling level" in message:  # TurboJPEG supports only the common ones (TJSAMP_*)
         _pillow_jpeg(stream, frame)
-    elif mends:
+    elif repairs:
         with memoryview(stream) as view:
-            for mended, size in _mended_jpeg(view, frame, message):
-                _decode_scans(mended, size, deadline, strict=strict, mends=mends - 1)
+            for repaired, part in _repaired_jpeg(view, frame, message):
+                _decode_scans(repaired, part, deadline, strict=strict, repairs=repairs - 1)
     else:
-        raise damaged("JPEG", "its coded data does not make sense", cause=message)
+        raise damaged("JPEG", jpeg.BAD_DATA, cause=message)
 
 
-def _mended_jpeg(
+def _repaired_jpeg(
     view: memoryview, frame: jpeg.Frame, message: str
 ) -> Iterator[tuple[bytes, jpeg.Frame]]:
-    """What to decode anew after a complaint of libjpeg: its first, and another may be behind it.
+    """The JPEGs to decode instead, without the cause of libjpeg's warning ``message``.
 
-    Nothing where it is about no pixel. Raises ApiError where it is.
+    Yields nothing where no pixel depends on the warning. Raises ApiError where a pixel does.
     """
     if "premature end" in message:
         raise Truncated("JPEG")
-    stray = _STRAY.search(message)
+    stray = _STRAY_WARNING.search(message)
     count, before = (int(stray[1]), int(stray[2], 16)) if stray else (0, 0)
     if before in jpeg.RESTARTS or "instead of RST" in message:
         yield from jpeg.intervals(view)
     elif before == jpeg.EOI:
         if shorter := jpeg.without_filler(view, count):
             yield shorter, frame
-    elif (before or _OF_HEADERS.search(message)) and (bare := jpeg.without_metadata(view)) != view:
+    elif (before or _HEADER_WARNING.search(message)) and (
+        bare := jpeg.without_metadata(view)
+    ) != view:
         yield bare, frame
     elif before:
         yield jpeg.without_gaps(view, before, count), frame
     else:
-        raise damaged("JPEG", "its coded data does not make sense", cause=message)
+        raise damaged("JPEG", jpeg.BAD_DATA, cause=message)
 
 
 def _pillow_jpeg(data: bytes | bytearray | memoryview, frame: jpeg.Frame) -> Image.Image:
-    """Decode at an eighth of the size with Pillow's libjpeg, which tells errors only."""
+    """Decode at an eighth of the size with Pillow, which reports errors but no warnings."""
+    # Adobe's CMYK is inverted ("I"). The last four: raw mode, no conversion, scale 8, no draft.
     mode, raw = ("CMYK", "CMYK;I") if len(frame.components) == 4 else ("L", "L")
     size = (-(-frame.width // 8), -(-frame.height // 8))
     return Image.frombytes(mode, size, data, "jpeg", raw, "", 8, 0)
 
 
-def _jpeg_share(view: memoryview, max_pixels: int, deadline: float) -> float | None:
-    """The share of the rows that differ from the flat grey with which libjpeg fills the rest."""
-    frame, whole = jpeg.plan(view)
+def _jpeg_fraction(view: memoryview, max_pixels: int, deadline: float) -> float | None:
+    """The fraction of a cut JPEG above the flat grey with which libjpeg fills missing rows."""
+    frame, buffered = jpeg.plan(view)
     check_pixels(frame.width, frame.height, 1, max_pixels)
-    if whole:
-        return None  # every scan covers all rows
-    ended = bytes(view) + b"\xff\xd9"
+    if buffered:
+        return None  # each of several scans covers all rows
+    ended = bytes(view) + jpeg.END
     with suppress(ApiError):
-        _decode_scans(ended, frame, deadline, mends=0)
-        return 1.0
+        _decode_scans(ended, frame, deadline, repairs=0)
+        return 1.0  # only the end mark is missing
     image = _pillow_jpeg(ended, frame).convert("L")
     rows = image.height
     last = image.crop((0, rows - 1, image.width, rows)).tobytes()
     if last.strip(last[:1]):
-        return None
+        return None  # the last row is not flat
     flat = image.tobytes()
     return len(flat.rstrip(last[:1])) / len(flat)
 
 
 _PIECE = 1 << 16
 _INFLATED = 1 << 18
-_FILTERS = bytes(range(5))
-_SPARE = 1 << 20
-"""So much behind the last row is inflated, and as much as all rows, to get to the checksum."""
-_SHARE_BYTES = 100_000_000
-"""Larger pictures are not inflated only to say how much of a cut PNG is there."""
+"""Bytes given to zlib and taken from it at once: whatever the ratio, memory and the time between
+two looks at the clock stay small."""
 
-_HEADER_BEGINS = png.CHUNK_HEAD.pack(13, b"IHDR")
+_FILTERS = bytes(range(5))  # the filter types 0 to 4 (PNG, 9.2)
+_SPARE = 1 << 20
+"""Bytes that may follow the last row, besides as many as all rows have. They are inflated too: the
+checksum of the zlib stream stands after them."""
+
+_MEASURED_BYTES = 100_000_000
+"""A cut PNG with more bytes of rows is not inflated only to measure how much of it is there."""
+
+_IHDR_HEAD = png.CHUNK_HEAD.pack(13, b"IHDR")
+_IHDR_START = len(png.SIGNATURE) + len(_IHDR_HEAD)
+_IHDR_END = _IHDR_START + 13
+_AFTER_IHDR = _IHDR_END + 4  # its checksum
 
 
 class _Rows:
@@ -252,13 +265,14 @@ class _Rows:
         self._spare = self.missing + _SPARE
 
     def feed(self, data: memoryview) -> None:
-        """Take a piece of the zlib stream.
+        """Inflate the next piece of the zlib stream.
 
-        After its end nothing is given to the inflater, which would copy all such bytes each time.
+        Nothing after the end of the stream reaches the inflater: at each call it would copy all
+        such bytes once more (into ``unused_data``), which takes quadratic time.
         """
         for start in range(0, len(data), _PIECE):
             pending: bytes | memoryview = data[start : start + _PIECE]
-            full = True
+            full = True  # the inflater may hold more output than one call may give
             while (pending or full) and not self._inflater.eof:
                 check_time(self._deadline)
                 rows = self._inflater.decompress(pending, _INFLATED)
@@ -267,18 +281,22 @@ class _Rows:
                 self._check(rows[: self.missing], len(rows))
 
     def _check(self, rows: bytes, inflated: int) -> None:
-        """See that each row begins with a filter that exists, and that little follows the last."""
+        """Check the filter byte of each row, and how many bytes follow the last row.
+
+        ``rows`` are the inflated bytes that belong to rows, ``inflated`` counts all of them.
+        """
         self._spare -= inflated - len(rows)
         if self._spare < 0:
-            raise damaged("PNG", "its image data goes on far behind the last row")
+            raise damaged("PNG", "its image data goes on far after the last row")
         self.missing -= len(rows)
         at = 0
         while at < len(rows):
             stride, size = self._passes[0]
             stop = min(len(rows), at + size - self._done)
-            first = at + -self._done % stride
+            first = at + -self._done % stride  # where the next row begins
+            # One slice takes the filter bytes of all rows: a loop over rows would be slow.
             if rows[first:stop:stride].translate(None, _FILTERS):
-                raise damaged("PNG", "a row is stored in a way that does not exist")
+                raise damaged("PNG", "a row has a filter that does not exist")
             self._done += stop - at
             at = stop
             if self._done == size:
@@ -286,7 +304,7 @@ class _Rows:
                 self._done = 0
 
     def finish(self) -> None:
-        """See that all rows came, and the checksum of them all."""
+        """Check that no row is missing, and that zlib has compared the checksum (Adler-32)."""
         if self.missing:
             raise damaged("PNG", "rows of the picture are missing")
         if not self._inflater.eof:
@@ -294,17 +312,17 @@ class _Rows:
 
 
 def _decode_png(view: memoryview, info: ImageInfo, deadline: float) -> None:
-    """Inflate every frame and see that all its rows are there, while there is time."""
+    """Inflate every frame and check that all of its rows are there."""
     chunks = png.chunks_of(view)
-    _, start, end = next(chunks)
+    _, start, end = next(chunks)  # IHDR, as walk() has seen
     header = png.Header.read(view[start:end])
     rows = _Rows(header.passes(info.width, info.height), deadline)
     animated = fed = False
     for kind, start, end in chunks:
         check_time(deadline)
-        if kind == b"acTL" and not fed:
+        if kind == b"acTL" and not fed:  # after IDAT an acTL has no effect (PNG, 11.3.6.1)
             animated = True
-        elif kind == b"fcTL" and animated and fed:
+        elif kind == b"fcTL" and animated and fed:  # an fcTL before IDAT is that of the IDAT
             rows.finish()
             width, height, _, _ = png.frame_size(view, start, end)
             rows = _Rows(header.passes(width, height), deadline)
@@ -312,49 +330,55 @@ def _decode_png(view: memoryview, info: ImageInfo, deadline: float) -> None:
             rows.feed(view[start:end])
             fed = True
         elif kind == b"fdAT" and animated:
-            rows.feed(view[start + 4 : end])
+            rows.feed(view[start + 4 : end])  # after the sequence number
     rows.finish()
 
 
-def _png_share(view: memoryview, max_pixels: int, deadline: float) -> float | None:
-    """The share of the image data that a cut PNG still holds; None where that is costly to say.
+def _png_fraction(view: memoryview, max_pixels: int, deadline: float) -> float | None:
+    """The fraction of its rows that a cut PNG still holds; None where that takes too long.
 
     Raises ApiError where the header is not one that is accepted.
     """
-    if len(view) < 33 or bytes(view[8:16]) != _HEADER_BEGINS:
+    start = len(png.SIGNATURE)
+    if len(view) < _AFTER_IHDR or bytes(view[start:_IHDR_START]) != _IHDR_HEAD:
         return None
-    header = png.Header.read(view[16:29])
+    header = png.Header.read(view[_IHDR_START:_IHDR_END])
     check_pixels(header.width, header.height, 1, max_pixels)
     rows = _Rows(header.passes(header.width, header.height), deadline)
     total = rows.missing
-    if total > _SHARE_BYTES:
+    if total > _MEASURED_BYTES:
         return None
-    pos = 33
+    pos = _AFTER_IHDR
     while pos + 8 < len(view):
         check_time(deadline)
         length, kind = png.CHUNK_HEAD.unpack_from(view, pos)
         if kind == b"acTL":
-            return None
+            return None  # rows of one frame tell little about an animation
         if kind == b"IDAT":
             rows.feed(view[pos + 8 : pos + 8 + length])
         pos += 12 + length
     there = 1 - rows.missing / total
-    return there if pos == len(view) else min(there, 0.99)  # within a chunk
+    # A file cut inside a chunk lacks more than IEND, even where all rows are there.
+    return there if pos == len(view) else min(there, 0.99)
 
 
 def _decode_gif(view: memoryview, deadline: float) -> None:
-    for frame in _until(deadline, gif.frames_of(view)):
+    for frame in gif.frames_of(view):
+        check_time(deadline)
         size = (frame.width, frame.height)
         data = view[frame.start : frame.end]
         Image.frombytes("L", size, data, "gif", frame.code_size, int(frame.interlaced))
 
 
 _PILLOW_WEBP_PIXELS = 8_000_000
+"""Pillow decodes a WebP up to this size. A larger one would take it too much memory."""
+
 _PILLOW_WEBP_BYTES = 16
-"""Pillow keeps two canvases and a copy of one, and libwebp a lossless picture once more."""
+"""Bytes for each pixel: Pillow's decoder keeps two canvases and a copy of one, and libwebp keeps
+the pixels of a lossless image once more, all of four bytes."""
 
 _VIPS_WEBP_BYTES = 4
-"""libvips shrinks while it decodes; only a lossless picture is held in full."""
+"""libvips shrinks while it decodes; only a lossless image is held in full."""
 
 
 def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
@@ -369,17 +393,17 @@ def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
 
 
 def _vips_webp(stream: bytes) -> None:
-    # Imported when first needed: libvips starts its threads in the process that decodes.
-    os.environ.setdefault("VIPS_CONCURRENCY", "1")
-    os.environ.setdefault("VIPS_WARNING", "1")  # its own name for "no warnings to stderr"
+    # Imported here, after the fork: libvips starts threads, and threads do not survive a fork.
+    os.environ.setdefault("VIPS_CONCURRENCY", "1")  # the slots bound decodes, one thread each
+    os.environ.setdefault("VIPS_WARNING", "1")  # despite its name: no warnings to stderr
     import pyvips  # noqa: PLC0415
 
-    pyvips.cache_set_max(0)
+    pyvips.cache_set_max(0)  # the cache would keep whole uploads in memory
     source = pyvips.Source.new_from_memory(stream)
     image = pyvips.Image.webpload_source(
         source, n=-1, scale=1 / 8, access="sequential", fail_on="warning"
     )
-    image.avg()
+    image.avg()  # pulls every row through the decoder
 
 
 _DECODERS: dict[str, Callable[[memoryview, ImageInfo, float, int], None]] = {

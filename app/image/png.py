@@ -1,4 +1,7 @@
-"""The structure of a PNG and an APNG (W3C PNG, third edition): chunks and their checksums."""
+"""The structure of a PNG and an APNG: chunks and their checksums.
+
+Section numbers are those of the W3C's PNG specification, third edition.
+"""
 
 import struct
 import zlib
@@ -8,17 +11,23 @@ from dataclasses import dataclass
 from app.errors import ApiError
 from app.image.info import ImageInfo, Truncated, check_frames, check_pixels, damaged
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE = b"\x89PNG\r\n\x1a\n"  # section 5.2
 _MAX_CHUNKS = 100_000
-"""Encoders write 8 kB of image data or more in each: 2,000 in the largest file."""
+"""Encoders write at least 8 kB of image data into a chunk: that makes 2,000 in the largest file."""
 
+_IHDR_SIZE, _ACTL_SIZE, _FCTL_SIZE = 13, 8, 26
+_PALETTE_COLOURS = 256
+_INDEXED = 3  # the colour type of images with a palette
+# By colour type (section 11.2): samples for each pixel, and the allowed bits for each sample.
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
-CHUNK_HEAD = struct.Struct(">I4s")
+CHUNK_HEAD = struct.Struct(">I4s")  # length of the payload, and type (section 5.3)
 _WORD = struct.Struct(">I")
+_ANCILLARY = 0x20  # bit 5 of the first letter of a type: decoders may skip the chunk (section 5.4)
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
-"""x, y, and the steps of both, of the seven passes of an interlaced PNG."""
+"""First column and row, and the steps to the next ones, of the seven passes of an interlaced PNG
+(section 8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +42,16 @@ class Header:
 
     @classmethod
     def read(cls, payload: memoryview) -> "Header":
-        """Read the 13 bytes of IHDR; ApiError where they make no sense."""
+        """Read the 13 bytes of IHDR; ApiError where they break the specification."""
         width, height, depth, colour, method, filtering, interlace = struct.unpack(
             ">IIBBBBB", payload
         )
+        # Four-byte integers go up to 2**31 - 1 (section 7.1).
         if not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
-            raise damaged("PNG", f"it says that it is {width} x {height} pixels")
+            raise damaged("PNG", f"its header says that it has {width} x {height} pixels")
+        # Only compression method 0, filter method 0, and interlace methods 0 and 1 exist.
         if depth not in _DEPTHS.get(colour, ()) or method or filtering or interlace > 1:
-            raise damaged("PNG", "its header is impossible")
+            raise damaged("PNG", "its header is not valid")
         return cls(width, height, depth, colour, interlace == 1)
 
     def passes(self, width: int, height: int) -> list[tuple[int, int]]:
@@ -50,6 +61,7 @@ class Header:
         sizes = (
             (-(-(width - x) // across), -(-(height - y) // down)) for x, y, across, down in grid
         )
+        # A small image leaves some passes empty, and these have no filter bytes either.
         return [(1 + -(-w * bits // 8), h) for w, h in sizes if w > 0 and h > 0]
 
 
@@ -57,7 +69,7 @@ def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of the payload of each chunk, IEND included and last."""
     pos, size = len(SIGNATURE), len(view)
     for _ in range(_MAX_CHUNKS):
-        if pos + 12 > size:
+        if pos + 12 > size:  # length, type and checksum of an empty chunk
             raise Truncated("PNG")
         length, kind = CHUNK_HEAD.unpack_from(view, pos)
         end = pos + 8 + length
@@ -67,12 +79,13 @@ def chunks_of(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
         if kind == b"IEND":
             return
         pos = end + 4
-    raise damaged("PNG", f"it has more than {_MAX_CHUNKS:,} chunks, as no program writes them")
+    raise damaged("PNG", f"it has more than {_MAX_CHUNKS:,} chunks; no program writes that many")
 
 
 def _checked(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a PNG, each after its checksum was found right."""
+    """Yield the chunks of a PNG, each after its checksum was found right."""
     for kind, start, end in chunks_of(view):
+        # The CRC is over type and payload, not over the length (section 5.5).
         if zlib.crc32(view[start - 4 : end]) != _WORD.unpack_from(view, end)[0]:
             raise damaged(
                 "PNG", f"the checksum of chunk {_name(kind)} at byte {start - 8} is wrong"
@@ -81,10 +94,11 @@ def _checked(view: memoryview) -> Iterator[tuple[bytes, int, int]]:
 
 
 class _Walk:
-    """What was seen of a PNG so far: its chunks in order, and an APNG's frames in sequence.
+    """Checks the order of a PNG's chunks, and the frames of an APNG and their sequence.
 
-    ``frames`` is what acTL says, 0 without one. An acTL behind the image data is none (section
-    11.3.6.1), and without one there is no place for fcTL and fdAT: nothing is shown of such a file.
+    ``frames`` is the number in acTL, 0 without one. An acTL after the image data does not count
+    (section 11.3.6.1). Without an acTL, fcTL and fdAT are not allowed: browsers show nothing of
+    such a file.
     """
 
     def __init__(self, view: memoryview, header: Header, max_pixels: int) -> None:
@@ -92,11 +106,11 @@ class _Walk:
         self._header = header
         self._max_pixels = max_pixels
         self._palette_seen = False
-        self._data_end = 0
-        self._controls = 0
-        self._sequence = 0
-        self._frame_has_data = True
-        self._takes_frame_data = False
+        self._data_end = 0  # of the last IDAT; 0 before the first one
+        self._controls = 0  # how many fcTL so far
+        self._sequence = 0  # the next number of fcTL and fdAT, which share one sequence
+        self._frame_has_data = True  # whether the last fcTL had data after it
+        self._takes_frame_data = False  # whether fdAT may come now
         self.frames = 0
 
     def take(self, kind: bytes, start: int, end: int) -> None:
@@ -111,27 +125,32 @@ class _Walk:
                 self._animation(start, end)
             case b"PLTE":
                 self._palette(start, end)
-            case _ if kind != b"IEND" and (not kind[0] & 0x20 or not kind.isalpha()):
-                raise damaged("PNG", f"chunk {_name(kind)} at byte {start - 8} has no place there")
+            # No decoder shows an image with a critical chunk that it does not know (section 5.4).
+            case _ if kind != b"IEND" and (not kind[0] & _ANCILLARY or not kind.isalpha()):
+                raise damaged(
+                    "PNG", f"chunk {_name(kind)} at byte {start - 8} is not allowed there"
+                )
 
     def _palette(self, start: int, end: int) -> None:
         size = end - start
-        if self._palette_seen or self._data_end or not 0 < size <= 768 or size % 3:
-            raise damaged("PNG", "its palette is impossible")
+        fits = 0 < size <= 3 * _PALETTE_COLOURS and size % 3 == 0
+        if self._palette_seen or self._data_end or not fits:
+            raise damaged("PNG", "its palette is not valid")
         self._palette_seen = True
 
     def _data(self, start: int, end: int) -> None:
-        if self._header.colour == 3 and not self._palette_seen:
+        if self._header.colour == _INDEXED and not self._palette_seen:
             raise damaged("PNG", "its palette is missing")
+        # IDATs follow one another: between two payloads are a checksum, a length and a type.
         if self._data_end not in (0, start - 12):
             raise damaged("PNG", f"the image data is interrupted before byte {start}")
         self._data_end = end
         self._frame_has_data = True
 
     def _animation(self, start: int, end: int) -> None:
-        frames = _WORD.unpack_from(self._view, start)[0] if end - start == 8 else 0
+        frames = _WORD.unpack_from(self._view, start)[0] if end - start == _ACTL_SIZE else 0
         if not frames or self.frames:
-            raise damaged("PNG", "its animation control (acTL) is impossible")
+            raise damaged("PNG", "its animation control (acTL) is not valid")
         self.frames = frames
         check_pixels(self._header.width, self._header.height, self.frames, self._max_pixels)
         check_frames("PNG", frames)
@@ -141,11 +160,12 @@ class _Walk:
         width, height, left, top = frame_size(self._view, start, end)
         canvas = self._header.width, self._header.height
         inside = left + width <= canvas[0] and top + height <= canvas[1]
-        fits = bool(self._data_end) or (width, height) == canvas  # its data is the picture's, IDAT
+        # Before IDAT an fcTL describes the frame of the IDAT, which fills the canvas.
+        fits = bool(self._data_end) or (width, height) == canvas
         dispose, blend = self._view[start + 24], self._view[start + 25]
-        known = dispose <= 2 and blend <= 1
+        known = dispose <= 2 and blend <= 1  # the operations of section 11.3.6.2
         if not (width and height and inside and fits and known and self._frame_has_data):
-            raise damaged("PNG", f"frame {self._controls + 1} is impossible")
+            raise damaged("PNG", f"frame {self._controls + 1} is not valid")
         self._controls += 1
         self._frame_has_data = False
         self._takes_frame_data = bool(self._data_end)
@@ -166,7 +186,7 @@ class _Walk:
             raise damaged("PNG", "it holds no image data")
         if self._controls != self.frames or not self._frame_has_data:
             whole = self._controls - (not self._frame_has_data)
-            raise damaged("PNG", f"of {self.frames} frames that it announces it has {whole}")
+            raise damaged("PNG", f"it announces {self.frames} frames and has {whole}")
 
 
 def _name(kind: bytes) -> str:
@@ -175,22 +195,23 @@ def _name(kind: bytes) -> str:
 
 def frame_size(view: memoryview, start: int, end: int) -> tuple[int, int, int, int]:
     """Width, height, left and top of an APNG frame, from its fcTL chunk."""
-    if end - start != 26:
-        raise damaged("PNG", f"the frame control at byte {start} is impossible")
+    if end - start != _FCTL_SIZE:
+        raise damaged("PNG", f"the frame control at byte {start} is not valid")
+    # The first four bytes are the sequence number.
     width, height, left, top = struct.unpack_from(">IIII", view, start + 4)
     return width, height, left, top
 
 
 def walk(view: memoryview, max_pixels: int) -> ImageInfo:
-    """See that a PNG is whole up to its IEND, and the frames of an APNG in sequence."""
+    """Check that a PNG is whole up to its IEND, and the frames of an APNG in sequence."""
     chunks = _checked(view)
     kind, start, end = next(chunks)
-    if kind == b"CgBI":
+    if kind == b"CgBI":  # Xcode's own variant, without zlib headers: only Apple's software shows it
         raise ApiError(
             "unsupported_format",
             "This is a PNG that was changed for iPhone apps (CgBI). Export it as an ordinary PNG.",
         )
-    if kind != b"IHDR" or end - start != 13:
+    if kind != b"IHDR" or end - start != _IHDR_SIZE:
         raise damaged("PNG", "it does not begin with a header")
     header = Header.read(view[start:end])
     check_pixels(header.width, header.height, 1, max_pixels)

@@ -142,27 +142,27 @@ def test_a_flipped_bit_in_any_byte_of_any_png_chunk_is_refused(sample: Sample):
     [
         (png_of(9, 9, zlib.compress(bytes(27 * 9))), "rows of the picture are missing"),
         (png_of(9, 9, b"not zlib at all"), "cannot be decoded"),
-        (png_of(9, 9, zlib.compress(b"\x05" * 28 * 9)), "a row is stored in a way"),
+        (png_of(9, 9, zlib.compress(b"\x05" * 28 * 9)), "a row has a filter"),
         (png_of(9, 9, zlib.compress(bytes(28 * 9))[:-1] + b"?"), "cannot be decoded"),
-        (png_of(9, 9, b"", colour=5), "its header is impossible"),
+        (png_of(9, 9, b"", colour=5), "its header is not valid"),
         (png_of(0, 9, b""), "0 x 9"),
         (png_of(9, 9, b"", colour=3), "palette is missing"),
-        (png(9, 9, before=chunk(b"PLTE", b"1234")), "palette is impossible"),
+        (png(9, 9, before=chunk(b"PLTE", b"1234")), "palette is not valid"),
         (png(9, 9, before=chunk(b"WHAT")), "'WHAT'"),
         (png(9, 9, before=chunk(b"IDAT") + chunk(b"tEXt", b"a\0b")), "interrupted"),
         (png(1, 1)[:33] + chunk(b"IEND"), "no image data"),
-        (b"\xff\xd8\xff\xd9", "before all of its colours came"),
-        (b"\xff\xd8\xff\xda" + bytes(20), "is impossible"),
+        (b"\xff\xd8\xff\xd9", "before all of its colours are there"),
+        (b"\xff\xd8\xff\xda" + bytes(20), "is not valid"),
         (b"\xff\xd8" + segment(0xDA, b"\x01\x01\x00\x00\x3f\x00"), "before the frame header"),
         (b"\xff\xd8\xff\xdb\x00\x01" + bytes(20), "the length at byte"),
-        (b"\xff\xd8\xff\x02\x00\x04" + bytes(90), "has no place there"),
+        (b"\xff\xd8\xff\x02\x00\x04" + bytes(90), "does not belong there"),
         (b"\xff\xd8\xff\xe0\x00\x04\x00\x00\x12\x34" + bytes(90), "ends before its picture"),
         (b"GIF89a\1\0\1\0\0\0\0;", "no picture in it"),
-        (b"GIF89a\1\0\1\0\0\0\0?", "has no place there"),
-        (b"RIFF\x0c\0\0\0WEBPVP8 \0\0\0\0", "is impossible"),
+        (b"GIF89a\1\0\1\0\0\0\0?", "does not belong there"),
+        (b"RIFF\x0c\0\0\0WEBPVP8 \0\0\0\0", "is not valid"),
         (b"RIFF\x0c\0\0\0WEBPJUNK\0\0\0\0", "does not begin with a picture"),
         (b"RIFF\x0c\0\0\0WEBPVP8 \xff\0\0\0", "does not begin with a picture"),
-        (webp_animation(64, 64, 0), "its chunks do not make a picture"),
+        (webp_animation(64, 64, 0), "its chunks do not form a picture"),
     ],
 )
 def test_a_refusal_says_what_is_wrong(data, words):
@@ -187,7 +187,7 @@ def test_a_picture_that_lacks_only_its_end_mark_is_refused_with_what_helps(kind)
     error = refusal(data[:-end])
     assert error.code == "corrupt_image"
     assert "no end mark" in error.detail
-    assert "save it anew" in error.detail
+    assert "save it again" in error.detail
 
 
 def test_an_empty_file_is_told_apart():

@@ -14,17 +14,17 @@ from tests.pictures import encode, photo
 LOSSLESS = [
     (sample.name, bytes(stream), size)
     for sample in webps()
-    for stream, size in webp._lossless(memoryview(sample.data), 12, sample.end)
+    for stream, size in webp.lossless_streams(memoryview(sample.data))
 ]
 
 
 def asked(stream: bytes, size: tuple[int, int]) -> int:
-    return vp8l.asked(vp8l.Bits(memoryview(stream), vp8l.MAX_READS, math.inf), *size)
+    return vp8l.table_bytes(vp8l.Bits(memoryview(stream), vp8l.MAX_READS, math.inf), *size)
 
 
 @pytest.mark.parametrize(("name", "stream", "size"), LOSSLESS, ids=[name for name, *_ in LOSSLESS])
 def test_a_lossless_picture_never_asks_for_more_tables_than_its_size_allows(name, stream, size):
-    assert 0 < asked(stream, size) <= vp8l.most(*size)
+    assert 0 < asked(stream, size) <= vp8l.most_table_bytes(*size)
 
 
 @pytest.mark.thorough
@@ -46,7 +46,7 @@ def test_where_prefix_codes_cannot_be_counted_libwebp_cannot_decode_either():
 
 def test_prefix_codes_of_endless_length_are_not_counted():
     with pytest.raises(ApiError) as caught:
-        vp8l.asked(
+        vp8l.table_bytes(
             vp8l.Bits(memoryview(webp_of_groups(9, 1024))[25:], 50_000, math.inf), 1024, 1024
         )
-    assert "longer than programs write" in caught.value.detail
+    assert "longer than any program writes" in caught.value.detail
