@@ -8,10 +8,12 @@ import pytest
 from app.attempt import RENEW_SECONDS, Attempt
 from app.config import Rate
 from app.errors import ApiError, unavailable
-from app.records.journal import Result
+from app.records.client import CALL_SECONDS, WAIT_SECONDS
+from app.records.journal import COMMIT_SECONDS, Result
 from app.records.keys import ApiKey
 from app.records.usage import Usage
 from app.store.bucket import OutcomeUnknown, StoredObject
+from app.store.client import CHECK_SECONDS
 from tests.fakes import DIGEST, ID, FakeRedis
 
 ADMISSION, DECISION = 1, 2  # the pipelines of an upload
@@ -454,6 +456,14 @@ def test_a_redis_that_dies_before_the_decision_leaves_the_name_to_the_sweep(
     assert f"left to the sweep: {attempt.name}" in caplog.text
     server.connected = True
     assert kinds(redis) == ["pending"]
+
+
+def test_a_200_never_comes_later_after_its_put_than_the_sweep_assumes():
+    longest_upload = 25  # the upper bound of UPLOAD_TIMEOUT, which begins before the PUT
+    # The end of the PUT's answer, and three small requests that wait for a connection each.
+    looking = 7 * CHECK_SECONDS
+    deciding = WAIT_SECONDS + 2 * (CALL_SECONDS + CALL_SECONDS) + 1  # connect and ask, twice
+    assert longest_upload + looking + deciding < COMMIT_SECONDS
 
 
 def test_two_processes_with_one_idempotency_key_agree_on_one_object(make, server, store):

@@ -29,8 +29,10 @@ CALLS_AT_ONCE = 16
 """Calls of a process to Redis at once. Of hundreds, each one's turn comes after its time-out:
 1,000 clients in a second had 317 answers 503 without this bound."""
 
-_WAIT_SECONDS = 10.0
-_CALL_SECONDS = 0.5
+WAIT_SECONDS = 10.0
+"""How long a call waits for its turn: a burst of requests passes in this time."""
+
+CALL_SECONDS = 0.5
 """A thousand times what a call takes, and twice this fits into the two seconds of ``/readyz``."""
 
 _turns = threading.BoundedSemaphore(CALLS_AT_ONCE)
@@ -63,7 +65,7 @@ def redis_errors() -> Iterator[None]:
     permission, loading) is as unavailable as one that is down; so is one whose
     answers cannot be read, for which redis-py raises ValueError.
     """
-    if not _turns.acquire(timeout=_WAIT_SECONDS):
+    if not _turns.acquire(timeout=WAIT_SECONDS):
         raise unavailable("redis_unavailable", f"{CALLS_AT_ONCE} calls are under way")
     try:
         yield
@@ -95,8 +97,8 @@ def is_wrong_type(answer: Any) -> bool:
 
 def _options() -> dict[str, Any]:
     return {
-        "socket_timeout": _CALL_SECONDS,
-        "socket_connect_timeout": _CALL_SECONDS,
+        "socket_timeout": CALL_SECONDS,
+        "socket_connect_timeout": CALL_SECONDS,
         "retry": Retry(ConstantBackoff(0.05), 1),
         "health_check_interval": 0,
     }

@@ -114,7 +114,7 @@ def test_what_redis_may_have_acknowledged_and_forgotten_stays_and_is_said_once(
 def test_what_was_written_long_before_redis_was_last_seen_is_deleted_after_a_restart(redis, store):
     begun(redis, store, age=100)
     sweep(redis, store)
-    redis.hincrby("history:{a}", "seen", -50)  # 20 s after the last moment of an answer
+    redis.hincrby("history:{a}", "seen", -40)  # 10 s after the last moment of an answer
     restarted(redis)
     redis.zincrby("pending:{a}", -100, "n1")
     swept = sweep(redis, store)

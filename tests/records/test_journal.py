@@ -288,7 +288,8 @@ def test_a_doubtful_name_whose_upload_goes_on_is_in_doubt_no_more(redis):
 def test_names_of_two_restarts_keep_the_beginning_of_the_first_gap(redis):
     entry().begin(redis)
     claimed(redis)
-    redis.hincrby("history:{a}", "seen", -1000)
+    for field in ("since", "seen"):  # else a server that has just started is in doubt itself
+        redis.hincrby("history:{a}", field, -1000)
     first = int(redis.hget("history:{a}", "seen"))
     for _ in range(2):
         restarted(redis)
@@ -315,10 +316,10 @@ def test_what_was_looked_at_is_listed_and_not_looked_at_again(redis):
 
 @pytest.mark.parametrize(
     ("written", "spared"),
-    [(50, True), (59, True), (61, False), (100, False), (201, False), (203, True)],
+    [(40, True), (49, True), (51, False), (100, False), (201, False), (203, True)],
 )
 def test_only_what_redis_would_know_of_is_proven(written, spared):
-    """It kept everything up to 100, and again since 200; the 200 comes within 40 s."""
+    """It kept everything up to 100, and again since 200; the 200 comes within 50 s."""
     gap = journal.Gap(upto=100, since=200, ahead=250)
     assert gap.spares(300 - written, asked=50) is spared
 
