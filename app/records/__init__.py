@@ -1,1 +1,1 @@
-"""What Redis holds: keys, rates, usage, the journal; the only importer of redis."""
+"""The data in Redis: keys, rates, usage, the journal. The only package that imports redis."""

@@ -1,6 +1,6 @@
-"""The Redis client: one server, Sentinel or Cluster, bounded in time.
+"""The Redis client: one server, Sentinel or Cluster, with a bound on each call.
 
-Also the one place that says which failures of Redis mean "come back later".
+Also the one place that turns failures of Redis into "try again later".
 """
 
 import threading
@@ -23,26 +23,27 @@ from redis.sentinel import Sentinel
 from app.config import Config
 from app.errors import unavailable
 
-# Redis and Pipeline are for who passes them on, and names their type.
+# Other packages pass Redis and Pipeline on, and need these names for their annotations.
 __all__ = ["Pipeline", "Redis", "RedisError", "connect", "redis_errors", "run_script"]
 CALLS_AT_ONCE = 16
-"""Calls of a process to Redis at once. Of hundreds, each one's turn comes after its time-out:
-1,000 clients in a second had 317 answers 503 without this bound."""
+"""Calls of a process to Redis at once. Of hundreds of calls at once most run into their timeout:
+without this bound 317 of 1,000 clients within a second were answered 503."""
 
 WAIT_SECONDS = 10.0
 """How long a call waits for its turn: a burst of requests passes in this time."""
 
 CALL_SECONDS = 0.5
-"""A thousand times what a call takes, and twice this fits into the two seconds of ``/readyz``."""
+"""The timeout of one try: a thousand times what a call takes. Two tries fit into the two seconds
+of ``/readyz``."""
 
 _turns = threading.BoundedSemaphore(CALLS_AT_ONCE)
 
 
 def connect(config: Config) -> Redis:
-    """A client for ``config.redis_url``; it connects when it is first used.
+    """A client for ``config.redis_url``; it connects at its first use.
 
-    Each call is tried twice, and each try waits at most half a second (redis-py's
-    own defaults, 5 s and 10 retries, make a dead server cost a minute). Answers
+    Each call is tried twice, and each try waits at most half a second. With redis-py's
+    own defaults, 5 s and 10 retries, a call to a dead server takes a minute. Answers
     are bytes.
     """
     url = urlsplit(config.redis_url)
@@ -61,9 +62,9 @@ def connect(config: Config) -> Redis:
 def redis_errors() -> Iterator[None]:
     """Wait for a turn, and turn every failure of Redis into the 503 ``redis_unavailable``.
 
-    A server that answers but cannot serve (out of memory, read-only, no
-    permission, loading) is as unavailable as one that is down; so is one whose
-    answers cannot be read, for which redis-py raises ValueError.
+    This includes a server that answers but cannot serve (out of memory, read-only, no
+    permission, loading), and answers that cannot be read, for which redis-py raises
+    ValueError.
     """
     if not _turns.acquire(timeout=WAIT_SECONDS):
         raise unavailable("redis_unavailable", f"{CALLS_AT_ONCE} calls are under way")
@@ -78,19 +79,19 @@ def redis_errors() -> Iterator[None]:
 def run_script(
     redis: Redis | Pipeline, script: str, keys: Sequence[str], *args: str | bytes | float
 ) -> Any:
-    """Run a Lua script, whose keys share a hash slot; on a pipeline, queue it.
+    """Run a Lua script whose keys share a hash slot; on a pipeline, queue it.
 
-    Not redis-py's ``eval``: the pipeline of a Cluster has none.
+    It does not use redis-py's ``eval``, which the pipeline of a Cluster does not have.
     """
     command: Any = redis.execute_command
     return command("EVAL", script, len(keys), *keys, *args)
 
 
 def is_wrong_type(answer: Any) -> bool:
-    """Whether Redis holds something of another type under that name; raises any other failure."""
+    """Whether ``answer`` is the error for a value of another type; raises any other error."""
     if not isinstance(answer, Exception):
         return False
-    if not str(answer).startswith("WRONGTYPE"):
+    if not str(answer).startswith("WRONGTYPE"):  # redis-py has no exception of its own for it
         raise answer
     return True
 
@@ -100,20 +101,20 @@ def _options() -> dict[str, Any]:
         "socket_timeout": CALL_SECONDS,
         "socket_connect_timeout": CALL_SECONDS,
         "retry": Retry(ConstantBackoff(0.05), 1),
-        "health_check_interval": 0,
     }
 
 
 class _OwnAuthorities(SSLConnection):
-    """Trusts what ``ssl_ca_certs`` holds and nothing else: redis-py adds the system's authorities.
+    """Trusts the authorities in ``ssl_ca_certs`` and no others; redis-py adds the system's.
 
-    The method is redis-py's own; a test with a certificate of a known authority's
-    kind connects through this class, and so fails when redis-py changes.
+    It overrides a private method of redis-py. A test connects through this class, and fails
+    when redis-py changes.
     """
 
     def _wrap_socket_with_ssl(self, sock: socket) -> SSLSocket:
         context = create_default_context(cafile=self.ca_certs)
-        context.verify_flags |= VERIFY_X509_PARTIAL_CHAIN  # a single certificate is enough
+        # An intermediate or the server's own certificate may stand in the file, without a root.
+        context.verify_flags |= VERIFY_X509_PARTIAL_CHAIN
         context.check_hostname = self.check_hostname
         if self.certfile:
             context.load_cert_chain(self.certfile, self.keyfile, self.certificate_password)
@@ -138,6 +139,7 @@ def _credentials(url: SplitResult) -> dict[str, str]:
 
 
 def _hosts(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    # urlsplit knows one host, of which it reads names, IPv4 and IPv6 in brackets.
     parts = [urlsplit(f"//{host}") for host in url.netloc.rpartition("@")[2].split(",")]
     return [(part.hostname or "localhost", part.port or default_port) for part in parts]
 
@@ -145,6 +147,7 @@ def _hosts(url: SplitResult, default_port: int) -> list[tuple[str, int]]:
 def _sentinel(url: SplitResult, options: dict[str, Any]) -> Redis:
     service, _, db = url.path.strip("/").partition("/")
     sentinel = Sentinel(_hosts(url, 26379), **options)
+    # The URL's credentials are the Redis server's. Sentinels get none.
     options = options | _credentials(url)
     master = sentinel.master_for(service, db=int(db or 0), **options)
     return cast(Redis, master)
@@ -153,8 +156,8 @@ def _sentinel(url: SplitResult, options: dict[str, Any]) -> Redis:
 class _LazyCluster:
     """A RedisCluster that is built at its first use.
 
-    redis-py's own asks the nodes for the slots when it is constructed, and
-    the service has to start while they are down.
+    redis-py's own asks the nodes for their slots in its constructor, and this service
+    must start while they are down.
     """
 
     def __init__(self, url: SplitResult, options: dict[str, Any]) -> None:

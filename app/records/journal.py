@@ -1,21 +1,21 @@
-"""What is under way: the names being written, and the safe retries, in Redis.
+"""Uploads under way, and the results for repeats with the same ``Idempotency-Key``, in Redis.
 
-Before an object is written its name stands in ``pending``; the answer 200
-takes it out, in the same step that remembers the result for a repeat with the
-same ``Idempotency-Key``. What stays longer than a minute belongs to nobody:
-the sweep moves it to ``sweeping`` and deletes the object. Whichever of the two
-comes first decides, so a swept object is never acknowledged and an
-acknowledged one never swept.
+Before an object is written, the upload's random name is entered in ``pending``.
+One script takes the name out and remembers the result; the answer 200 follows
+it. A name that stays for more than a minute belongs to an upload that died: the
+sweep's script moves the name to ``sweeping``, and its object is deleted. Redis
+runs one script at a time, so one of the two comes first: a swept object is
+never acknowledged, and an acknowledged object is never swept.
 
-A Redis that was started again, or whose replica took over, may have forgotten
-the last of what it had answered; a name that it still has as pending may have
-been acknowledged. ``history`` says which run of the server swept last, and
-when: names from before a change of the run become ``doubtful``, and the sweep
-leaves an object alone unless what it knows of the object proves that nothing
-was forgotten of it.
+A Redis that restarted, or whose replica took over, may have forgotten the last
+changes that it had answered. A name that is still pending there may belong to an
+upload that was answered 200. ``history`` holds the run of the server at the last
+sweep, and the time. After a change of the run, older names become ``doubtful``:
+their objects are deleted only where the age of the object proves that Redis has
+forgotten nothing about it.
 
-All keys of one upload share a hash slot (the tag is the first digit of the
-API key's id), so that each step is one atomic script on a Cluster too.
+All keys of one upload share a hash slot (the tag is the first digit of the API
+key's id), so that each step is one atomic script on a Cluster too.
 """
 
 import hashlib
@@ -33,25 +33,26 @@ from app.errors import ApiError
 from app.records.client import run_script
 
 PENDING_SECONDS = 60
-"""How long a name may be under way before the sweep takes it."""
+"""How long a name may be pending before the sweep takes it. An upload renews its name while the
+body arrives, and what follows takes less time than this."""
 
 WATCH_SECONDS = 300
-"""How long the sweep keeps deleting a name: a store may finish a write late."""
+"""How long the sweep keeps deleting a name's objects: a store may finish a write late."""
 
 COMMIT_SECONDS = 50
 """An object's 200 comes within this time after it was written, or never: ``UPLOAD_TIMEOUT``, which
 begins before the PUT, is at most 25 s. Looking at the object takes up to 7 s, waiting for a turn
 of Redis 10 s, two tries of Redis 3 s, and 5 s are to spare."""
 
-_ROUNDING_SECONDS = 2  # stores say when an object was written in whole seconds
-_KEEP_SECONDS = 7 * 86400
-_RESULT_SECONDS = 86400
+_ROUNDING_SECONDS = 2  # stores say in whole seconds when an object was written
+_KEEP_SECONDS = 7 * 86400  # all keys expire by themselves where no sweep runs any more
+_RESULT_SECONDS = 86400  # a repeat within 24 hours, as the API reference says
 _SHARDS = "0123456789abcdef"
 
 # KEYS: pending, sweeping, doubtful[, idempotency].
-# ARGV: name, lock seconds, keep seconds, what is forgotten.
-# Returns '' when the name is under way, else what the idempotency key holds.
-# Run again for the same name it renews it.
+# ARGV: name, lock seconds, keep seconds, an earlier result to be replaced.
+# Returns '' when the name is under way, else what the idempotency key holds: another name, or a
+# result. Running it again with the same name renews the name and the lock.
 _BEGIN = """
 if KEYS[4] then
   local held = redis.call('GET', KEYS[4])
@@ -67,6 +68,8 @@ return ''
 
 # KEYS as above. ARGV: name, result, result seconds. Returns 1 when the object
 # stands, 0 when the sweep or another request with the same key was first.
+# A lock that has expired and that nobody else has taken still counts as this request's. redis-py
+# may send the script twice when an answer is lost: the second run finds its own result.
 _COMMIT = """
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
 if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return 0 end
@@ -79,7 +82,8 @@ redis.call('ZREM', KEYS[1], ARGV[1])
 return 1
 """
 
-# KEYS as above. ARGV: name, keep seconds, '1' when the sweep shall look at it.
+# KEYS as above. ARGV: name, keep seconds, '1' when the sweep shall look for its objects.
+# The lock is freed only if it is this request's own.
 _ABORT = """
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
@@ -93,8 +97,10 @@ return 1
 
 # KEYS: pending, sweeping, doubtful, history.
 # ARGV: pending seconds, keep seconds, most names.
-# Takes over what has been pending too long: as doubtful, with the time up to which Redis is known
-# to have kept everything, when the name is older than the moment since which it is known again.
+# Takes over names that have been pending for too long. Redis is known to have kept everything up
+# to ``upto``, and again since ``since``. A name entered later goes to the sweep's list, an older
+# one to the doubtful ones, where its score is ``upto``.
+# While names from before an earlier restart are pending, ``upto`` stays at that restart's value.
 # Returns {{seconds, microseconds}, since, how many names it took over, how many are to be swept,
 # how many are doubtful and have not been looked at}.
 _CLAIM = """
@@ -129,7 +135,7 @@ return {time, since, #late / 2, swept, doubtful}
 """
 
 # KEYS: sweeping, doubtful. ARGV: name, keep seconds, '1' when its object stays.
-# A doubtful name with a score below zero has been looked at, and is left to people.
+# A doubtful name with a score below zero has been looked at: a person decides about its object.
 _SETTLE = """
 local now = tonumber(redis.call('TIME')[1])
 if ARGV[3] == '1' then
@@ -144,10 +150,11 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a 200 said, for a repeat of the request. Sizes in bytes and pixels.
+    """What a 200 said, for a repeat of the request. Sizes are in bytes and pixels.
 
-    ``metadata`` is the policy that was applied. ``sha256`` is of what was stored, ``sent_sha256``
-    of what was sent: empty where an earlier version of the service wrote the result.
+    ``metadata`` is the policy that was applied. ``sha256`` is that of the stored file,
+    ``sent_sha256`` that of the file as sent. The latter is empty where nothing was taken out, or
+    where an earlier version of the service wrote the result.
     """
 
     key: str
@@ -161,25 +168,25 @@ class Result:
     sent_sha256: str = ""
 
     def is_of(self, sha256: str) -> bool:
-        """Whether the file with this SHA-256 was sent for it."""
+        """Whether this result answered an upload of the file with this SHA-256."""
         return sha256 == (self.sent_sha256 or self.sha256)
 
     def dump(self) -> str:
-        """As the JSON object kept in Redis; the same result gives the same text.
+        """The JSON object that is kept in Redis; the same result gives the same text.
 
-        Without the policy where nothing was taken out: that is most of them, and they are many.
+        Without the policy where nothing was taken out, which saves memory in most results.
         """
-        told = asdict(self)
+        fields = asdict(self)
         if self.metadata == KEEP:
-            del told["metadata"], told["sent_sha256"]
-        return json.dumps(told, sort_keys=True)
+            del fields["metadata"], fields["sent_sha256"]
+        return json.dumps(fields, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One upload under way: its random name and, if sent, its idempotency key.
 
-    ``digest`` is the API key's SHA-256, whole: two keys may have one id.
+    ``digest`` is the API key's whole SHA-256: two keys may have the same id.
     """
 
     digest: str
@@ -192,6 +199,7 @@ class Entry:
         shard = f"{{{self.digest[0]}}}"
         keys = [f"pending:{shard}", f"sweeping:{shard}", f"doubtful:{shard}"]
         if self.idempotency_key is not None:
+            # Hashed: a client's key may be long, and may say something about an order or a person.
             scoped = f"{self.digest}:{self.idempotency_key}"
             keys.append(f"idempotency:{shard}:{hashlib.sha256(scoped.encode()).hexdigest()}")
         return keys
@@ -199,16 +207,16 @@ class Entry:
     def begin(self, pipe: Pipeline | Redis, *, instead_of: bytes = b"") -> Any:
         """Enter the name, or renew it; ``replay`` reads the answer.
 
-        ``instead_of``: an earlier answer whose object is gone, and which is forgotten.
+        ``instead_of`` is an earlier answer to be replaced, because its object is gone.
         """
         return self._eval(pipe, _BEGIN, self.name, self.lock_seconds, _KEEP_SECONDS, instead_of)
 
     def commit(self, pipe: Pipeline | Redis, result: Result) -> Any:
-        """Take the name out and remember the result; answers 1, or 0 when too late."""
+        """Take the name out and remember the result; the answer is 1, or 0 when too late."""
         return self._eval(pipe, _COMMIT, self.name, result.dump(), _RESULT_SECONDS)
 
     def abort(self, pipe: Pipeline | Redis, *, sweep: bool = False) -> Any:
-        """Take the name out; ``sweep``: there may be an object, of which none must stay."""
+        """Take the name out; with ``sweep`` for the sweep, because an object may be left."""
         return self._eval(pipe, _ABORT, self.name, _KEEP_SECONDS, int(sweep))
 
     def _eval(self, pipe: Pipeline | Redis, script: str, *args: str | bytes | int) -> Any:
@@ -222,7 +230,7 @@ def replay(answer: bytes) -> Result | None:
     """
     if not answer:
         return None
-    if answer.startswith(b"{"):
+    if answer.startswith(b"{"):  # a result in JSON, and not the name of another request
         return Result(**json.loads(answer))
     raise conflict()
 
@@ -238,9 +246,9 @@ def conflict() -> ApiError:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What Redis may have forgotten: its answers after ``upto`` and before ``since``.
+    """A time of which Redis may have forgotten its answers: after ``upto``, before ``since``.
 
-    Seconds of the server's clock, which is ``ahead`` of time.monotonic() here.
+    In seconds of the server's clock, which is ``ahead`` of time.monotonic() in this process.
     """
 
     upto: float
@@ -248,10 +256,10 @@ class Gap:
     ahead: float
 
     def spares(self, age: float, asked: float) -> bool:
-        """Whether Redis would know of a 200 for an object.
+        """Whether the 200 of an object, if there was one, came outside of the gap.
 
-        It was ``age`` seconds old when the store was ``asked`` (of time.monotonic()). Not a number,
-        an age that nobody knows, is not spared.
+        The object was ``age`` seconds old when the store was ``asked`` (of time.monotonic()). An
+        age that is not known is NaN, for which every comparison is False.
         """
         written = self.ahead + asked - age
         before = written + COMMIT_SECONDS < self.upto
@@ -260,9 +268,9 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A name that nobody may acknowledge any more, ``age`` seconds since it was given up.
+    """A name that cannot be acknowledged any more; ``age`` is in seconds since that is so.
 
-    With a ``gap`` it may have been acknowledged, and that was forgotten.
+    With a ``gap`` it may have been acknowledged before, and Redis may have forgotten that.
     """
 
     shard: str
@@ -272,14 +280,14 @@ class Claimed:
 
 
 def claim(redis: Redis, most: int = 100) -> Iterator[Claimed]:
-    """Take over names whose uploads have died, and give all whose objects must go.
+    """Take over the names of uploads that died, and yield all names that the sweep must look at.
 
-    Asks for ``most`` at a time, so that no step holds Redis up.
+    Redis handles ``most`` names at a time, so that no step keeps its other clients waiting.
     """
     for shard in _SHARDS:
         keys = [f"{kind}:{{{shard}}}" for kind in ("pending", "sweeping", "doubtful", "history")]
         moved = most
-        while moved == most:
+        while moved == most:  # fewer were the last ones
             (seconds, micro), since, moved, swept, doubtful = run_script(
                 redis, _CLAIM, keys, PENDING_SECONDS, _KEEP_SECONDS, most
             )
@@ -294,10 +302,10 @@ def claim(redis: Redis, most: int = 100) -> Iterator[Claimed]:
 def _names(
     redis: Redis, key: str, least: str, count: int, most: int
 ) -> Iterator[tuple[str, float]]:
-    """Names with a score of ``least`` and above, ``count`` of them, and their scores.
+    """Names and their scores, of ``least`` and above, of which there are ``count``.
 
-    Reads ``most`` at a time, the highest positions first: the caller takes names off the list
-    meanwhile, which moves only the names above them, and these have been read.
+    Reads ``most`` at a time, the highest positions first. The caller takes names off the list
+    meanwhile, and that moves only the names above them, which have been read.
     """
     for start in reversed(range(0, count, most)):
         page: Any = redis.zrangebyscore(key, least, "+inf", start, most, withscores=True)
@@ -306,13 +314,13 @@ def _names(
 
 
 def settle(redis: Redis, claimed: Claimed, *, stays: bool) -> None:
-    """Say what becomes of a doubtful name: its object ``stays``, or goes like all others."""
+    """Decide about a doubtful name: its object ``stays``, or is deleted like all others."""
     keys = [f"{kind}:{{{claimed.shard}}}" for kind in ("sweeping", "doubtful")]
     run_script(redis, _SETTLE, keys, claimed.name, _KEEP_SECONDS, int(stays))
 
 
 def in_doubt(redis: Redis) -> Iterator[Claimed]:
-    """Names whose objects stay because they may have been acknowledged; kept for a week."""
+    """Names whose objects stay because they may have been acknowledged; listed for a week."""
     for shard in _SHARDS:
         names: Any = redis.zrangebyscore(f"doubtful:{{{shard}}}", "-inf", "(0")
         for name in names:
@@ -325,5 +333,5 @@ def forget(redis: Redis, claimed: Claimed) -> None:
 
 
 def claim_turn(redis: Redis, seconds: int) -> bool:
-    """Whether this process sweeps now: one of all does in ``seconds``."""
+    """Whether this process sweeps now: one of all processes does in ``seconds``."""
     return bool(redis.set("sweep:turn", b"1", nx=True, ex=max(1, seconds)))

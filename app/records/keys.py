@@ -1,7 +1,7 @@
 """API keys and their roles, as administrators write them into Redis.
 
-One hash a key under ``apikey:`` + the SHA-256 of the key. A record that cannot
-be read never grants anything.
+Each key has one hash, its record, under ``apikey:`` + the SHA-256 of the key. A record
+that cannot be read never grants anything.
 """
 
 import hashlib
@@ -24,32 +24,31 @@ from app.records.client import is_wrong_type, redis_errors
 log = logging.getLogger("uploader.keys")
 
 PREFIX = "apikey:"
-_CHALLENGE = {"WWW-Authenticate": 'ApiKey realm="uploader"'}
+_CHALLENGE = {"WWW-Authenticate": 'ApiKey realm="uploader"'}  # RFC 9110: a 401 must have one
 _DATE_TIME = re.compile(
     r"(\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:)(\d{2})(\.\d+)?([Zz]|[+-]\d{2}:[0-5]\d)", re.ASCII
 )
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 LONGEST_KEY = 1024
-"""Characters. Longer ones are refused without asking Redis."""
+"""Characters. A longer key is refused without asking Redis."""
 
 KEY_PREFIX = "upl_"
-"""How the keys that are made here begin, so that people and secret scanners recognise them."""
+"""The beginning of keys that are made here, by which people and secret scanners know them."""
 
-_SHORTEST_KEY = 32  # of hex digits these are 128 bits
+_SHORTEST_KEY = 32  # 128 bits in hex digits
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_DIGITS = 38  # of base 62: 226 bits
-_CHECK_DIGITS = 6
-
+_CHECK_DIGITS = 6  # 62^6 is more than 2^32, the values of a CRC-32
 
 _FIELDS = {b"name", b"roles", b"rate_limit", b"expires_at", b"disabled", b"metadata"}
-_RETIRED = {b"last_used_at"}  # earlier versions of the service wrote it, so it may stand there
-_NOTE = b"x-"
+_RETIRED = {b"last_used_at"}  # ignored: earlier versions of the service wrote it
+_NOTE = b"x-"  # fields that begin so are notes of administrators
 
 
 class UnreadableError(ValueError):
-    """A record has a field that cannot be read, or none may have; the text is the field's name.
+    """A field of a record is not known or cannot be read; the text is the field's name.
 
-    ``problem`` says what is wrong with the field, as the rest of a sentence.
+    ``problem`` says what is wrong, as the end of a sentence that begins with the field.
     """
 
     def __init__(self, field: str, problem: str = "cannot be read") -> None:
@@ -73,7 +72,7 @@ class ApiKey:
     def parse(cls, digest: str, record: Mapping[bytes, bytes], default_rate: Rate) -> "ApiKey":
         """Read a hash from Redis; UnreadableError names the first field that is wrong.
 
-        A field that is not known is wrong too, for it may be a mistyped ``disabled``.
+        An unknown field is wrong too, because it may be a mistyped ``disabled``.
         """
         fields = _Fields(record)
         return cls(
@@ -88,11 +87,11 @@ class ApiKey:
 
     @property
     def id(self) -> str:
-        """What logs, counters and metadata show, see ``id_of``."""
+        """The name of the key in logs, counters and metadata; see ``id_of``."""
         return id_of(self.digest)
 
     def usable(self, now: datetime) -> bool:
-        """Neither disabled nor expired."""
+        """Whether the key is neither disabled nor expired."""
         return not self.disabled and (self.expires_at is None or now < self.expires_at)
 
     def require(self, role: str) -> None:
@@ -106,18 +105,21 @@ class ApiKey:
 
 
 class KeyStore:
-    """Looks keys up: one read of Redis, and never a write."""
+    """Looks up keys: one read of Redis, and never a write.
+
+    There is no cache, so a change by an administrator counts from the next request.
+    """
 
     def __init__(self, redis: Redis, default_rate: Rate) -> None:
         self._redis = redis
         self._default_rate = default_rate
 
     def authenticate(self, presented: str | bytes | None) -> ApiKey:
-        """The record of the key that was sent, as text or as the bytes of a header.
+        """The record of the key that the client sent, as text or as the bytes of a header.
 
-        Raises the 401 ``missing_api_key`` or ``invalid_api_key`` (the same for
-        an unknown, expired, disabled and unreadable key) and the 503
-        ``redis_unavailable``.
+        Raises the 401 ``missing_api_key`` or ``invalid_api_key``, and the 503
+        ``redis_unavailable``. The answer does not tell an unknown key from one that is
+        expired, disabled or unreadable: a stranger learns nothing about keys.
         """
         if not presented:
             raise ApiError(
@@ -127,7 +129,7 @@ class KeyStore:
             )
         key = self._find(digest_of(presented)) if len(presented) <= LONGEST_KEY else None
         if key is None or not key.usable(datetime.now(UTC)):
-            if key is not None:
+            if key is not None:  # the log alone tells the reasons apart
                 log.info("key %s is refused: it is disabled or has expired", key.id)
             raise ApiError(
                 "invalid_api_key",
@@ -154,30 +156,35 @@ class KeyStore:
 
 
 def new_key() -> str:
-    """A key with a prefix to recognise it by, 226 random bits, and a checksum."""
+    """Make a key: a prefix to recognise it by, 226 random bits, and a checksum."""
     body = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_DIGITS))
     return f"{KEY_PREFIX}{body}{_checksum(body)}"
 
 
 def looks_mistyped(key: str) -> bool:
-    """Whether a key of our own form does not fit its checksum. Needs no Redis."""
+    """Whether a key that was made here does not match its checksum. Needs no Redis."""
     body = key.removeprefix(KEY_PREFIX)
     ours = key.startswith(KEY_PREFIX)
-    return ours and (len(body) <= _CHECK_DIGITS or not body.endswith(_checksum(body[:-6])))
+    random = body[:-_CHECK_DIGITS]
+    return ours and not (random and body.endswith(_checksum(random)))
 
 
 def check_text(key: bytes) -> str:
-    """A key that was made elsewhere, as text; ValueError says what is wrong with it."""
+    """Check a key that was made elsewhere, and return it as text.
+
+    The text of the ValueError says what is wrong with it.
+    """
     if not _SHORTEST_KEY <= len(key) <= LONGEST_KEY:
         raise ValueError(f"A key must have {_SHORTEST_KEY} to {LONGEST_KEY} characters.")
     if not re.fullmatch(rb"[!-~]+", key):
-        raise ValueError("A key has letters, digits and signs of ASCII, without spaces.")
+        raise ValueError("A key may have ASCII letters, digits and punctuation, but no spaces.")
     if looks_mistyped(key.decode()):
-        raise ValueError("This key does not fit its checksum: it was mistyped or cut.")
+        raise ValueError("This key does not match its checksum: it was mistyped or cut off.")
     return key.decode()
 
 
 def _checksum(body: str) -> str:
+    """CRC-32 in base 62: it finds mistakes without a look-up, and proves nothing."""
     number, digits = zlib.crc32(body.encode()), ""
     for _ in range(_CHECK_DIGITS):
         number, digit = divmod(number, len(_ALPHABET))
@@ -186,18 +193,19 @@ def _checksum(body: str) -> str:
 
 
 def digest_of(key: str | bytes) -> str:
-    """The SHA-256 of a key, as in the name of its record."""
+    """The SHA-256 of a key in hex, as in the name of its record."""
+    # A query may decode to lone surrogates, which UTF-8 alone refuses.
     data = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
     return hashlib.sha256(data).hexdigest()
 
 
 def id_of(digest: str) -> str:
-    """The id of a key: the first 12 hex digits of its SHA-256, 48 bits. No secret, and no proof."""
+    """The id of a key: the first 12 hex digits of its SHA-256. Not a secret, and not a proof."""
     return digest[:12]
 
 
 def read_record(redis: Redis, digest: str) -> dict[bytes, bytes]:
-    """The hash of a key, empty when there is none or when it is no hash."""
+    """The record of a key; empty when it does not exist or is not a hash."""
     with redis_errors():
         try:
             record: Any = redis.hgetall(PREFIX + digest)
@@ -207,7 +215,7 @@ def read_record(redis: Redis, digest: str) -> dict[bytes, bytes]:
 
 
 def read_records(redis: Redis, digests: Sequence[str]) -> list[dict[bytes, bytes]]:
-    """As ``read_record`` for each, in one round trip (of a Cluster: one a node)."""
+    """As ``read_record`` for each, in one round trip (of a Cluster: one for each node)."""
     with redis_errors(), redis.pipeline(transaction=False) as pipe:
         for digest in digests:
             pipe.hgetall(PREFIX + digest)
@@ -223,32 +231,35 @@ def _record(digest: str, answer: Any) -> dict[bytes, bytes]:
 
 
 def timestamp(moment: datetime) -> str:
-    """A moment as records have it: RFC 3339 in UTC, whole seconds."""
+    """A time as records have it: RFC 3339 in UTC, whole seconds."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def parse_expiry(text: str) -> datetime:
-    """An RFC 3339 date-time, or a date, which ends with that day in UTC."""
+    """Read an RFC 3339 date-time, or a date: the key is good until that day ends in UTC."""
     if _DATE.fullmatch(text):
         return datetime.combine(date.fromisoformat(text), time.max, UTC)
     match = _DATE_TIME.fullmatch(text)
     if match is None:
         raise ValueError("not a date")
     start, seconds, fraction, offset = match.groups(default="")
-    leap = seconds == "60"  # which datetime does not know
+    leap = seconds == "60"  # RFC 3339 allows leap seconds, datetime does not
     moment = f"{start}{'59' if leap else seconds}{fraction}{offset}".upper()
     return datetime.fromisoformat(moment) + timedelta(seconds=int(leap))
 
 
 class _Fields:
+    """The fields of a record; raises UnreadableError for unknown names and unreadable values."""
+
     def __init__(self, record: Mapping[bytes, bytes]) -> None:
         self._record = record
+        # Sorted, so that the same record always names the same field.
         for name in sorted(record.keys() - _FIELDS - _RETIRED):
             if not name.startswith(_NOTE):
                 raise UnreadableError(_shown(name), "is not known")
 
     def read(self, name: str, parse: Any) -> Any:
-        """The parsed field, None when it is absent or empty."""
+        """The parsed field; None when it is absent or empty."""
         try:
             text = self._record.get(name.encode(), b"").decode().strip()
             return parse(text) if text else None
@@ -257,11 +268,11 @@ class _Fields:
 
 
 def _shown(name: bytes) -> str:
-    """A field's name for the log and for a terminal, whatever it holds."""
+    """A field's name for logs and terminals: short, and without control characters."""
     text = name[:40].decode(errors="backslashreplace")
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def roles_in(text: str) -> list[str]:
-    """The names in a field ``roles``, which spaces or commas separate."""
+    """The names in a field ``roles``, separated by spaces or commas."""
     return text.replace(",", " ").split()

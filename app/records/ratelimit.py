@@ -1,11 +1,11 @@
-"""The counters per key: a sliding window in constant memory, counted in Redis.
+"""The rate of each key: requests in a sliding window, counted in Redis in constant memory.
 
 The window is cut into 60 sub-windows. Each has a count and the time of its
 last request, and counts in full until that last request is older than the
-window: so no stretch of the window's length ever holds more than the limit,
-whatever arrives when, and a key costs at most 62 small hash fields. The price
-is on the safe side: an early request of a sub-window is released together
-with its last one, at most a sixtieth of the window late.
+window. So no stretch of the window's length ever holds more requests than the
+limit, and a key costs at most 62 small hash fields. The price: the first
+requests of a sub-window are released together with its last one, up to a
+sixtieth of the window late.
 """
 
 import math
@@ -21,8 +21,10 @@ _SUB_WINDOWS = 60
 
 # KEYS[1] the counter. ARGV: limit, window in ms, sub-window in ms, cost (0 or 1).
 # Returns {allowed, remaining, ms until the next is released, ms until one may pass}.
-# The clock is the server's, so that many processes and machines share one. What is later than
-# now, because that clock was set back, counts as now: it would hold the key until then.
+# The clock is the server's, so that all processes and machines share one. A time later than now,
+# because that clock was set back, counts as now: else it would block the key until then.
+# ``live`` holds {time, count} of the sub-windows that count, ``old`` the fields to delete, and
+# ``fresh`` the count that the current sub-window gets: this request, and those with a later time.
 _COUNT = """
 local limit, window, width = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local cost = tonumber(ARGV[4])
@@ -71,7 +73,7 @@ return {allowed and 1 or 0, math.max(limit - used, 0), released, wait}
 
 @dataclass(frozen=True, slots=True)
 class RateState:
-    """What is left of a key's rate. Times are whole seconds, rounded up."""
+    """What is left of a key's rate. Times are in whole seconds, rounded up."""
 
     rate: Rate
     allowed: bool
@@ -102,14 +104,14 @@ class RateState:
 
 
 def count(pipe: Pipeline, key_id: str, rate: Rate, *, cost: int = 1) -> None:
-    """Queue the count of one request (``cost=0``: only look) on a pipeline."""
+    """Queue the count of one request on a pipeline; ``cost=0`` reads without counting."""
     window = rate.period * 1000
     width = max(1, window // _SUB_WINDOWS)
     run_script(pipe, _COUNT, [f"ratelimit:{key_id}"], rate.limit, window, width, cost)
 
 
 def state(rate: Rate, answer: list[int]) -> RateState:
-    """Read the script's answer."""
+    """The state that the script's answer says."""
     allowed, remaining, released, wait = answer
     retry_after = max(1, math.ceil(wait / 1000))
     return RateState(
