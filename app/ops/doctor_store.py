@@ -139,7 +139,7 @@ def _public(store: ImageStore) -> Iterator[Finding]:
 def _versions(store: ImageStore) -> Finding:
     state = _versioning(store)
     if state == "Enabled":
-        hint = "Deleted objects stay as versions: let a lifecycle rule end them (docs/deploy.md)."
+        hint = "Deleted objects stay as versions: let a lifecycle rule end them (docs/store.md)."
         return Finding("store versioning", WARNING, "on", hint)
     return Finding("store versioning", OK, state or "cannot be asked")
 

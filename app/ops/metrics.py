@@ -2,7 +2,7 @@
 
 Made only where ``METRICS_PORT`` is set. Each process counts in files that all of them share
 (prometheus_client's multi-process mode), so whichever answers a scrape answers for all, and what a
-process counted stays when it ends. docs/operations.md explains each metric.
+process counted stays when it ends. docs/monitoring.md explains each metric.
 """
 
 import logging

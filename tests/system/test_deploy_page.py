@@ -59,7 +59,7 @@ esac
 def recipe():
     """The lines of the page's first machine."""
     [block] = re.findall(
-        r"^## A virtual machine.*?^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+        r"^## From nothing to TLS.*?^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
     )
     return block
 
@@ -206,7 +206,7 @@ def test_every_line_of_the_recipe_runs_and_its_last_one_stores_an_image(box, sea
 def test_the_recipe_writes_http2_as_the_version_of_nginx_wants_it(box, version, own_line):
     (box.path / "bin/nginx").write_text(f"#!/bin/sh\necho nginx version: nginx/{version} >&2\n")
     shutil.copytree(ROOT / "deploy", box.path / "opt/uploader/deploy")
-    lines = re.search(r"^sed 's/upload.*?^fi$", recipe(), re.MULTILINE | re.DOTALL)[0]
+    lines = re.search(r"^site=.*?^fi$", recipe(), re.MULTILINE | re.DOTALL)[0]
     done = box.run(f"cd {box.path}/opt/uploader\n{box.here(lines)}")
     assert done.returncode == 0, done.stderr
     site = (box.path / "etc/nginx/sites-available/uploader.conf").read_text()

@@ -14,7 +14,9 @@ from tests.pictures import picture
 from tests.system.stack import HTTP, ROOT, Valkey, record_name
 
 MONITORING = ROOT / "deploy" / "monitoring"
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+METRICS, INCIDENTS = (
+    (ROOT / "docs" / name).read_text() for name in ("monitoring.md", "incidents.md")
+)
 RULES = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"][0]["rules"]
 PANELS = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
 EXPRESSIONS = [rule["expr"] for rule in RULES]
@@ -49,16 +51,16 @@ def test_every_expression_names_only_metrics_that_exist(expression, families):
     assert named or expression.startswith("up{")
 
 
-def test_every_metric_is_explained_in_the_operations_guide(families):
-    named = metrics_in(" ".join(re.findall(r"`(uploader_\w+)", OPERATIONS)))
+def test_every_metric_is_explained_in_the_guide_to_monitoring(families):
+    named = metrics_in(" ".join(re.findall(r"`(uploader_\w+)", METRICS)))
     assert {name for name in families if name.startswith("uploader_")} == named
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_every_alert_leads_to_what_to_do(rule):
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
-    assert page == "docs/operations.md"
-    headings = re.findall(r"^#+ (.+)$", OPERATIONS, re.MULTILINE)
+    assert page == "docs/incidents.md"
+    headings = re.findall(r"^#+ (.+)$", INCIDENTS, re.MULTILINE)
     assert anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
