@@ -1,6 +1,6 @@
 """Every setting: its variable, its default, its form and its check, in one place.
 
-``Config.from_env()`` reads the environment and names every mistake at once.
+``Config.from_env()`` reads the environment and names all mistakes together.
 A test compares the table in docs/settings.md with this module.
 """
 
@@ -18,12 +18,14 @@ MAX_FILE_SIZE = 15 * 1024 * 1024
 """Bytes of the largest file that is accepted (the specification's 15 MB)."""
 
 KEEP, NO_LOCATION, MINIMAL = POLICIES = ("keep", "no-location", "minimal")
-"""What a picture may say beside its pixels."""
+"""The metadata policies: what stays in an image beside its pixels (docs/privacy.md)."""
 
 INLINE_BYTES = 256 * 1024
-"""What is smaller is hashed and walked in less time than a thread takes to be handed it."""
+"""A file of at most this size, in bytes, is hashed and walked in place: that takes less time than to
+hand it to a thread."""
 
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+# 15 digits: the limit stays exact in Lua, whose numbers are doubles.
 _RATE = re.compile(r"\s*([0-9]{1,15})\s*/\s*(second|minute|hour|day)\s*", re.ASCII | re.IGNORECASE)
 
 
@@ -91,7 +93,7 @@ def _choice(*names: str) -> Callable[[str], str]:
 
 
 def parse_flag(value: str) -> bool:
-    """Read ``1``, ``true``, ``yes`` or ``0``, ``false``, ``no``; ValueError for anything else."""
+    """Read ``1``, ``true``, ``yes`` or ``0``, ``false``, ``no``; else raise ValueError."""
     if value.lower() in ("1", "true", "yes"):
         return True
     if value.lower() in ("0", "false", "no"):
@@ -100,7 +102,7 @@ def parse_flag(value: str) -> bool:
 
 
 parse_metadata = _choice(*POLICIES)
-"""Read the policy for what a picture says beside its pixels; ValueError for anything else."""
+"""Read the name of a metadata policy, in any case; else raise ValueError."""
 
 
 def _tls_verify(value: str) -> str:
@@ -110,15 +112,16 @@ def _tls_verify(value: str) -> str:
 
 
 def _authorities(value: str) -> str:
-    # OSError: no such file, or no certificate in it.
+    # Load the file now: a mistake in it would else show as a broken connection much later.
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
-    except OSError as error:
+    except OSError as error:  # there is no such file, or it holds no certificate
         raise ValueError from error
     return str(Path(value).resolve())
 
 
-# What redis-py takes from the query of an address, of all its options: those a person needs.
+# redis-py takes any option from the query, timeouts and TLS checks too. Only these may be there:
+# the others have settings, or are bounds that the service counts on.
 _REDIS_OPTIONS = {"db", "client_name", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile",
                   "ssl_keyfile", "ssl_password"}  # fmt: skip
 
@@ -171,7 +174,7 @@ def _bucket(value: str) -> str:
     if not 3 <= len(value) <= 63 or not re.fullmatch(rf"{label}(\.{label})*", value):
         raise ValueError
     if re.fullmatch(r"[0-9.]+", value) and value.count(".") == 3:
-        raise ValueError  # like an IP address
+        raise ValueError  # S3 refuses a name that looks like an IPv4 address
     return value
 
 
@@ -183,7 +186,7 @@ def _region(value: str) -> str:
 
 def _host(value: str) -> str:
     if re.fullmatch(r"[0-9.]+|.*:.*", value):
-        ip_address(value)  # ValueError when it is none
+        ip_address(value)  # raises ValueError
     elif not re.fullmatch(r"[A-Za-z0-9._-]+", value):
         raise ValueError
     return value
@@ -192,6 +195,7 @@ def _host(value: str) -> str:
 def _origins(value: str) -> tuple[str, ...]:
     origins = tuple(part.strip() for part in value.split(",") if part.strip())
     for origin in origins:
+        # Browsers send exactly this form (RFC 6454 section 6.2). With a path it would never match.
         url = urlsplit(origin)
         if url.scheme not in ("http", "https") or origin != f"{url.scheme}://{url.netloc}":
             raise ValueError
@@ -235,6 +239,7 @@ def _setting(
 class Config:
     """All settings, checked. Sizes are bytes, times are seconds."""
 
+    # Secret: the address may hold a password.
     redis_url: str = _setting(
         "REDIS_URL",
         "redis://127.0.0.1:6379/0",
@@ -258,6 +263,7 @@ class Config:
         "a PEM file of the authorities that vouch for Redis",
         "/etc/ssl/private-ca.pem",
     )
+    # Secret: someone may have written credentials into the address.
     s3_endpoint: str = _setting(
         "S3_ENDPOINT",
         "http://127.0.0.1:9000",
@@ -281,6 +287,7 @@ class Config:
         "a PEM file of the authorities that vouch for the store",
         "/etc/ssl/private-ca.pem",
     )
+    # Less than half of UPLOAD_TIMEOUT: the rest is for the turn of the key and for decoding.
     s3_put_timeout: float = _setting(
         "S3_PUT_TIMEOUT", 8.0, _seconds(0.5, 20), "seconds for a PUT with its retry, 0.5 to 20", "8"
     )
@@ -304,9 +311,11 @@ class Config:
     image_check: str = _setting(
         "IMAGE_CHECK", "decode", _choice("decode", "structure"), "decode or structure", "decode"
     )
+    # 15 MiB in 60 s are 2 Mbit/s, which a phone on a poor network reaches.
     body_timeout: float = _setting(
         "BODY_TIMEOUT", 60.0, _seconds(1, 3600), "seconds for a whole body, 1 to 3600", "60"
     )
+    # At most 25: Heroku's router gives up 30 s after the last byte of a request.
     upload_timeout: float = _setting(
         "UPLOAD_TIMEOUT", 20.0, _seconds(3, 25), "seconds for all after the body, 3 to 25", "20"
     )
@@ -327,6 +336,7 @@ class Config:
         "origins (scheme, host and port), separated by commas",
         "https://cms.example.org",
     )
+    # None by default: any client can send X-Forwarded-For.
     trusted_proxies: int = _setting(
         "TRUSTED_PROXIES",
         0,
@@ -363,9 +373,11 @@ class Config:
     metrics_port: int | None = _setting(
         "METRICS_PORT", None, _whole(1, 65535), "a port, 1 to 65535", "8002"
     )
+    # Loopback by default: metrics tell how much each client uploads.
     metrics_host: str = _setting(
         "METRICS_HOST", "127.0.0.1", _host, "address that METRICS_PORT listens on", "127.0.0.1"
     )
+    # Off by default: a thousand keys are many thousands of time series in Prometheus.
     metrics_per_key: bool = _setting(
         "METRICS_PER_KEY", False, parse_flag, "yes or no: count uploads per API key", "no"
     )
