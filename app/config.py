@@ -21,8 +21,8 @@ KEEP, NO_LOCATION, MINIMAL = POLICIES = ("keep", "no-location", "minimal")
 """The metadata policies: what stays in an image beside its pixels (docs/privacy.md)."""
 
 INLINE_BYTES = 256 * 1024
-"""A file of at most this size, in bytes, is hashed and walked in place: that takes less time than to
-hand it to a thread."""
+"""A file of at most this size, in bytes, is hashed and walked in place: handing it to a thread
+would take longer."""
 
 _PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
 # 15 digits: the limit stays exact in Lua, whose numbers are doubles.
