@@ -1,5 +1,9 @@
 """What one process counts of each answer; the listener has its tests in tests/system."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from app import create_app
@@ -10,6 +14,7 @@ from tests.fakes import ID, KEY, RECORD, send
 from tests.pictures import plain
 
 PNG = plain()
+DASHBOARD = Path(__file__).parents[2] / "deploy" / "monitoring" / "dashboard.json"
 
 
 @pytest.fixture
@@ -90,3 +95,13 @@ def test_what_a_sweep_did_is_counted(app):
     app.extensions["metrics"].count_swept(Swept(names=9, deleted=2, failed=1))
     assert value(app, "swept_objects_total") == 2
     assert value(app, "sweep_failures_total") == 1
+
+
+def test_every_metric_has_a_panel_on_the_dashboard(app):
+    families = app.extensions["metrics"].registry.collect()
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    shown = " ".join(target["expr"] for panel in panels for target in panel.get("targets", []))
+    named = {
+        re.sub("_(total|bucket|sum)$", "", each) for each in re.findall(r"uploader_\w+", shown)
+    }
+    assert {family.name for family in families} == named
