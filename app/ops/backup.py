@@ -1,7 +1,7 @@
-"""The records of all keys as JSON lines, and back: a backup that holds no usable key.
+"""Writes the records of all keys as JSON lines, and restores them. A backup holds no usable key.
 
-A line is ``{"record": "apikey:...", "fields": {...}}``. Bytes that are no UTF-8 stand as lone
-surrogates, as Python's ``surrogateescape`` has them.
+A line is ``{"record": "apikey:...", "fields": {...}}``. Bytes that are not UTF-8 become lone
+surrogates (PEP 383), so that a restore writes the same bytes.
 """
 
 import json
@@ -19,10 +19,10 @@ from app.records.client import Redis, run_script
 from app.records.keys import PREFIX, read_records
 
 _RECORD = re.compile(rf"{PREFIX}([0-9a-f]{{64}})")
-_BATCH = 500  # records of one round trip
+_BATCH = 500  # records in one round trip
 
-# KEYS: the record. ARGV: its fields. Instead of what there is, in one step: a request in between
-# sees the one or the other.
+# KEYS: the record. ARGV: its fields and values, in turn. DEL and HSET in one step: no request finds
+# the key missing, or with fields of both records.
 _REPLACE = """
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], unpack(ARGV))
@@ -31,12 +31,12 @@ return 1
 
 
 class UnreadableLineError(ValueError):
-    """A line of a backup is no record; the text says which."""
+    """A line of a backup is not a record; the text says which line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A record of a backup that is not in Redis (no ``fields``) or has other fields there."""
+    """How a record of a backup differs from Redis: ``fields`` is empty when Redis has no record."""
 
     digest: str
     fields: tuple[str, ...]
@@ -44,29 +44,30 @@ class Difference:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A file that takes the place of ``path`` when all of it is written, and on no error."""
+    """A new file that replaces ``path`` once it is written whole; after an error ``path`` stays."""
+    # In the same folder, because a rename cannot cross file systems.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     new = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="ascii") as output:
             yield output
             output.flush()
-            os.fsync(output.fileno())
+            os.fsync(output.fileno())  # or a crash after the rename may leave an empty file
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
 
 
 def export(redis: Redis, batches: Iterable[list[str]], output: TextIO) -> int:
-    """Write the records with these digests; how many there were.
+    """Write the records with these digests, and return how many there were.
 
-    Names that are no SHA-256 are left out: one may be a key itself, put in by mistake.
+    Names that are not a SHA-256 are left out: one may be a usable key, put in by mistake.
     """
     count = 0
     for batch in batches:
         digests = [digest for digest in batch if _RECORD.fullmatch(PREFIX + digest)]
         for digest, record in zip(digests, read_records(redis, digests), strict=True):
-            if record:  # neither deleted in between nor something else than a hash
+            if record:  # empty when it was deleted meanwhile, or is not a hash
                 output.write(f"{_line(digest, record)}\n")
                 count += 1
     return count
@@ -82,7 +83,7 @@ def _text(value: bytes) -> str:
 
 
 def read(path: Path) -> Iterator[tuple[str, dict[bytes, bytes]]]:
-    """The records of a backup, by digest; raises UnreadableLineError."""
+    """The digest and fields of each record in a backup; raises UnreadableLineError."""
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -97,24 +98,26 @@ def _parsed(line: str, number: int) -> tuple[str, dict[bytes, bytes]]:
             field.encode(errors="surrogateescape"): value.encode(errors="surrogateescape")
             for field, value in entry["fields"].items()
         }
+    # RecursionError: JSON that is nested too deeply for Python's parser.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UnreadableLineError(f"line {number} is no record of a key") from error
+        raise UnreadableLineError(f"line {number} is not the record of a key") from error
     if name is None or not fields:
-        raise UnreadableLineError(f"line {number} is no record of a key")
+        raise UnreadableLineError(f"line {number} is not the record of a key")
     return name[1], fields
 
 
 def restore(
     redis: Redis, records: Iterable[tuple[str, dict[bytes, bytes]]], *, replace: bool
 ) -> Iterator[Difference]:
-    """Add the records that Redis lacks, and with ``replace`` write over those that differ.
+    """Add the records that Redis lacks, and with ``replace`` overwrite records that differ.
 
-    Gives both kinds.
+    Yields a Difference for each of both kinds, whether it was written or not.
     """
     records = iter(records)
     while batch := dict(islice(records, _BATCH)):
         there = dict(zip(batch, read_records(redis, list(batch)), strict=True))
         differing = [digest for digest in batch if batch[digest] != there[digest]]
+        # No transaction: in a Cluster the records are on several nodes.
         with redis.pipeline(transaction=False) as pipe:
             for digest in differing:
                 if replace or not there[digest]:
@@ -122,5 +125,6 @@ def restore(
                     run_script(pipe, _REPLACE, [PREFIX + digest], *pairs)
             pipe.execute()
         for digest in differing:
+            # The fields that one of the two has alone, or with another value.
             names = {name for name, _ in batch[digest].items() ^ there[digest].items()}
             yield Difference(digest, tuple(map(_text, sorted(names))) if there[digest] else ())

@@ -67,6 +67,7 @@ def _write(store: ImageStore) -> Finding:
     try:
         left = store.rehearse(key, _REHEARSAL_SECONDS)
     except StoreError as error:
+        # A PUT that failed may have written its object: delete it, or name it.
         gone = error.never_written or _try(lambda: store.delete(key)) is not None
         hint = _hint(error.cause) + ("" if gone else f" Delete {key} by hand.")
         return Finding("store rights", FAILED, error.cause, hint)
@@ -105,7 +106,7 @@ def _try(action: Callable[[], Any]) -> Any:
 
 
 def _clock(store: ImageStore) -> Finding:
-    answer = store.client.as_anyone("HEAD")
+    answer = store.client.as_anyone("HEAD")  # a refusal has a Date as well
     behind = seconds_behind(answer.headers) if answer is not None else None
     if behind is None:
         return Finding("clock", WARNING, "the store does not tell the time")
@@ -119,7 +120,7 @@ def _clock(store: ImageStore) -> Finding:
 
 def _public(store: ImageStore) -> Iterator[Finding]:
     """What somebody without credentials may do."""
-    listing = store.client.as_anyone("GET")
+    listing = store.client.as_anyone("GET")  # a GET of the bucket lists its objects
     if listing is not None and listing.status == 200:
         hint = "Forbid it in the bucket's policy: names of unpublished pictures can be read."
         yield Finding("public listing", FAILED, "anyone may list the bucket", hint)

@@ -1,4 +1,4 @@
-"""Alive and ready: GET /healthz and GET /readyz."""
+"""GET /healthz and GET /readyz: whether the process is alive, and whether uploads can succeed."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from app.store.bucket import ImageStore
 
 blueprint = Blueprint("health", __name__)
 
-_CACHED_SECONDS = 1.0
+_CACHED_SECONDS = 1.0  # many balancers may ask at once; Redis and the store are asked once a second
 
 
 @blueprint.get("/healthz")
@@ -27,7 +27,7 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """200 when uploads can succeed, else 503, with the cause of each part."""
+    """200 when uploads can succeed, else 503; ``ok`` or the cause for Redis and for the store."""
     readiness = cast(Readiness, current_app.extensions["readiness"])
     checks = readiness.checks()
     ready = not readiness.draining and set(checks.values()) == {"ok"}
@@ -37,10 +37,10 @@ def readyz() -> Response:
 
 
 class Readiness:
-    """Asks Redis and the store side by side, at most once a second.
+    """Asks Redis and the store at the same time, at most once a second.
 
-    ``draining`` is set by the worker when this process is to end: it finishes
-    its requests but wants no more. ``seconds`` bounds the answer.
+    The worker sets ``draining`` when this process is to end: it still finishes its requests, but a
+    balancer should send no more. An answer takes ``seconds`` at most.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Readiness:
         redis: Redis,
         store: ImageStore,
         *,
-        seconds: float = 1.8,
+        seconds: float = 1.8,  # /readyz answers within 2 s
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.draining = False
@@ -57,7 +57,8 @@ class Readiness:
             "redis": partial(causes.check, redis),
             "storage": store.ready,
         }
-        # Of their own: what hangs in one must not keep the other from being asked.
+        # Separate threads for each: when all calls to one server hang, the other is still asked.
+        # Two, because one may still wait for the answer to the question before.
         self._threads = {name: ThreadPoolExecutor(2, f"readyz-{name}") for name in self._asks}
         self._lock = threading.Lock()
         self._until = 0.0
@@ -65,7 +66,7 @@ class Readiness:
 
     def checks(self) -> dict[str, str]:
         """``ok`` or the cause, for ``redis`` and ``storage``, within two seconds."""
-        with self._lock:
+        with self._lock:  # requests that come meanwhile get the same answer
             if self._clock() >= self._until:
                 asked = {name: self._threads[name].submit(ask) for name, ask in self._asks.items()}
                 wait_for(asked.values(), timeout=self._seconds)
@@ -76,7 +77,7 @@ class Readiness:
 
 def _outcome(answer: "Future[str | None]") -> str:
     if not answer.done():
-        answer.cancel()
+        answer.cancel()  # one that waits for a thread: no server is asked for an old question
         return "timeout"
     if error := answer.exception():
         return type(error).__name__

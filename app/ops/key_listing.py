@@ -45,7 +45,7 @@ def batches() -> Iterator[list[str]]:
     SCAN may return a name more than once. On a terminal the progress goes to standard error.
     """
     names = iter(Service.current().redis.scan_iter(match=f"{PREFIX}*", count=_SCAN))
-    shown = sys.stderr.isatty()
+    shown = sys.stderr.isatty()  # a million keys take a minute
     done = 0
     while batch := [_suffix(name) for name in islice(names, _BATCH)]:
         yield batch
@@ -57,6 +57,7 @@ def batches() -> Iterator[list[str]]:
 
 
 def _suffix(name: bytes) -> str:
+    # Names in Redis are bytes: somebody may have written one that is not UTF-8.
     return name.decode(errors="surrogateescape").removeprefix(PREFIX)
 
 

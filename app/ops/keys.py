@@ -67,7 +67,7 @@ def _expiry(_: Any, __: Any, value: str | None) -> str | None:
 
 
 def _duration(_: Any, __: Any, value: str) -> timedelta:
-    match = re.fullmatch(r"([0-9]{1,6})([mhd])", value)
+    match = re.fullmatch(r"([0-9]{1,6})([mhd])", value)  # timedelta overflows at 9 digits of days
     if not match:
         raise click.BadParameter("must be like 30m, 24h or 7d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
@@ -225,6 +225,7 @@ def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
     }
     key = new_key()
     successor = digest_of(key)
+    # The successor first: if the command breaks off here, the old key still works.
     _add(successor, inherited or {b"name": b""})
     end = datetime.now(UTC) + overlap
     earlier = ApiKey.parse(digest, record, Service.current().config.rate_limit).expires_at
@@ -316,7 +317,7 @@ def import_keys(file: Path, replace: bool) -> None:
     If a line of FILE is not a record, nothing is written.
     """
     try:
-        lines = sum(1 for _ in backup.read(file))
+        lines = sum(1 for _ in backup.read(file))  # read once to check every line, then to write
     except ValueError as error:
         raise click.ClickException(f"{file}: {error}; nothing was changed.") from error
     counts = Counter[str]()

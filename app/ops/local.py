@@ -1,4 +1,4 @@
-"""The settings of a running ``make run``, for ``flask`` commands of the same checkout."""
+"""Gives ``flask`` commands the settings of a ``make run`` that runs in the same checkout."""
 
 import fcntl
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def settings_of_stack(var: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """The servers of the ``make run`` that runs now, or nothing.
+    """The settings of the ``make run`` that runs now; empty when none runs.
 
-    Nothing either where the environment names any server itself: half of one
-    and half of the other would be neither.
+    Also empty where the environment sets any of them: a mixture, such as the Redis of one and the
+    store of the other, would be neither.
     """
     path = var / "env"
     if not path.exists() or not _is_held(var / "lock"):
@@ -20,7 +20,11 @@ def settings_of_stack(var: Path, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_held(lock: Path) -> bool:
-    """Whether ``make run`` lives: what it leaves when it is killed leads to other servers."""
+    """Whether ``make run`` is alive: it holds this lock.
+
+    A ``make run`` that was killed leaves its file of settings, and its ports may be in use by
+    other servers since.
+    """
     try:
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,8 +1,8 @@
 """Prometheus metrics of all worker processes together, on a listener of their own.
 
-Made only where ``METRICS_PORT`` is set. Each process counts in files that all of them share
-(prometheus_client's multi-process mode), so whichever answers a scrape answers for all, and what a
-process counted stays when it ends. docs/monitoring.md explains each metric.
+Imported only where ``METRICS_PORT`` is set. Each process counts in files that all processes share
+(prometheus_client's multi-process mode): any process can answer a scrape for all of them, and the
+counts of a process stay when it ends. docs/monitoring.md explains each metric.
 """
 
 import logging
@@ -20,7 +20,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from app.config import POLICIES, Config
+from app.config import MAX_FILE_SIZE, POLICIES, Config
 from app.errors import CODES
 from app.ops.logs import answered
 from app.ops.sweep import Swept
@@ -28,15 +28,17 @@ from app.service import Service
 
 log = logging.getLogger("uploader.metrics")
 
-_UPLOAD = "upload.upload_image"
+_UPLOAD = "upload.upload_image"  # Flask's name for POST /upload/image
 _DEPENDENCIES = {"redis_unavailable": "redis", "storage_unavailable": "storage"}
+# Upper bounds of the histograms' buckets: from one call to Redis to a slow client's body, and from
+# an icon to the largest file.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_BYTES = (10e3, 50e3, 100e3, 250e3, 500e3, 1e6, 2.5e6, 5e6, 10e6, 15728640)
+_BYTES = (10e3, 50e3, 100e3, 250e3, 500e3, 1e6, 2.5e6, 5e6, 10e6, MAX_FILE_SIZE)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Metrics:
-    """The counters of one process."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -64,7 +66,9 @@ class Metrics:
             "key_uploads", "Answers by API key (METRICS_PER_KEY).", "key_id", "code"
         )
         self.key_bytes = counter("key_upload_bytes", "Bytes stored by API key.", "key_id")
-        self.swept = counter("swept_objects", "Objects deleted that no answer stood for.")
+        self.swept = counter(
+            "swept_objects", "Objects deleted because no upload was answered 200 for them."
+        )
         self.doubtful = counter(
             "doubtful_objects", "Objects that stay because Redis may have forgotten their answer."
         )
@@ -74,7 +78,7 @@ class Metrics:
         self.body_memory = gauge("body_memory_bytes", "Bytes of bodies in memory.")
         self.decode_pixels = gauge("decode_pixels", "Pixels being decoded.")
         self.decode_waiting = gauge("decode_waiting", "Images that wait to be decoded.")
-        self.breaker = gauge("breaker_open", "Processes that take the object store to be down.")
+        self.breaker = gauge("breaker_open", "Processes that treat the object store as down.")
         self.memory = gauge("resident_memory_bytes", "Resident memory of the worker processes.")
         self.processes = gauge("processes", "Worker processes.")
 
@@ -82,7 +86,7 @@ class Metrics:
         return Counter(f"uploader_{name}", help_, labels, registry=self.registry)
 
     def _gauge(self, name: str, help_: str) -> Gauge:
-        """A gauge whose value is the sum over the processes that live."""
+        """A gauge whose value is the sum over the processes that are alive."""
         return Gauge(f"uploader_{name}", help_, registry=self.registry, multiprocess_mode="livesum")
 
     def _histogram(
@@ -91,13 +95,13 @@ class Metrics:
         return Histogram(f"uploader_{name}", help_, labels, buckets=buckets, registry=self.registry)
 
     def count_swept(self, swept: Swept) -> None:
-        """Count what a sweep did."""
+        """Add the figures of one sweep."""
         self.swept.inc(swept.deleted)
         self.doubtful.inc(swept.doubtful)
         self.sweep_failures.inc(swept.failed)
 
     def watch(self, service: Service) -> None:
-        """Once a second, from a thread of its own, look at what this process holds."""
+        """Start a thread that reads the gauges of this process once a second."""
         threading.Thread(target=self._watch, args=(service,), name="watch", daemon=True).start()
 
     def _watch(self, service: Service) -> None:
@@ -111,7 +115,7 @@ class Metrics:
             self.decode_pixels.set(service.decoding.in_use)
             self.decode_waiting.set(service.decoding.waiting)
             self.breaker.set(service.store.breaker.open)
-            self.processes.set(1)  # last: what is counted as a process has its figures
+            self.processes.set(1)  # last: a process counts once its other figures are there
             time.sleep(1)
 
 
@@ -127,7 +131,7 @@ def init_app(app: Flask, config: Config) -> None:
 
     def count(response: Response) -> Response:
         status = str(answered(response))
-        # Each unknown method or address would be a series of its own.
+        # Scanners try thousands of addresses and methods: each would become a series.
         rule = request.url_rule
         method, route = (request.method, rule.rule) if rule else ("other", "none")
         metrics.requests.labels(method, route, status).inc()
@@ -145,11 +149,14 @@ def init_app(app: Flask, config: Config) -> None:
 
     app.before_request(begin)
     app.after_request(count)
-    app.teardown_request(end)
+    app.teardown_request(end)  # runs after an exception too
 
 
 def _begin_at_zero(metrics: Metrics, app: Flask) -> None:
-    """Prometheus sees no increase in a series that begins with 1."""
+    """Create the series that alerts and panels use, with the value 0.
+
+    rate() and increase() see no increase when a series appears with the value 1.
+    """
     metrics.uploads.labels("200", "ok")
     for policy in POLICIES:
         metrics.policies.labels(policy)
@@ -157,7 +164,7 @@ def _begin_at_zero(metrics: Metrics, app: Flask) -> None:
         metrics.uploads.labels(str(status), code)
     for route in app.url_map.iter_rules():
         for method in route.methods or ():
-            metrics.requests.labels(method, route.rule, "500")
+            metrics.requests.labels(method, route.rule, "500")  # what the alert on errors counts
 
 
 def _count_upload(metrics: Metrics, status: str, code: str) -> None:
@@ -181,7 +188,7 @@ def _count_key(metrics: Metrics, code: str) -> None:
 
 def _count_failure(metrics: Metrics, code: str) -> None:
     if dependency := _DEPENDENCIES.get(code):
-        # What follows the colon is for the log: it may be different each time.
+        # The text after the colon differs each time, and each text would become a series.
         cause = (g.get("error_cause") or "unknown").partition(":")[0]
         metrics.failures.labels(dependency, cause).inc()
 
@@ -195,7 +202,7 @@ def _resident_memory() -> int:
 
 
 class Listener:
-    """The metrics' own socket and files: opened by gunicorn's master, served by its workers."""
+    """The socket and the files of the metrics: the master opens them, its workers serve them."""
 
     def __init__(self, host: str, port: int, directory: str) -> None:
         self._address = host, port
@@ -203,7 +210,7 @@ class Listener:
         self._directory = directory
 
     def listen(self) -> None:
-        """Open the port, if it is not open yet; a port that cannot be had costs no upload."""
+        """Open the port, once. A port that cannot be opened is logged, and uploads go on."""
         if self._socket is not None:
             return
         host, port = self._address
@@ -222,7 +229,7 @@ class Listener:
             self._socket.setblocking(False)  # several workers wake up, one gets the connection
 
     def serve(self) -> None:
-        """Answer scrapes from threads of this worker, where the port could be had."""
+        """Answer scrapes from a thread of this worker, if the port is open."""
         if self._socket is None:
             return
         registry = CollectorRegistry()
@@ -231,23 +238,25 @@ class Listener:
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
 
     def forget(self, pid: int) -> None:
-        """Take the gauges of a worker that has ended out of the sums."""
+        """Remove the gauges of a worker that has ended from the sums."""
         mark_process_dead(pid, self._directory)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Delete the files."""
+        """Close the port and delete the files."""
         if self._socket is not None:
             self._socket.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
+    """A server on a socket that is already listening."""
+
+    daemon_threads = True  # a scrape under way does not delay the end of the process
 
     def __init__(self, listener: socket.socket, application: Any) -> None:
         address = listener.getsockname()[:2]
         super().__init__(address, _Quiet, bind_and_activate=False)
-        self.socket.close()
+        self.socket.close()  # the one that WSGIServer has made
         self.socket = listener
         self.server_name, self.server_port = address
         self.setup_environ()
@@ -255,12 +264,12 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
-        connection.setblocking(True)
+        connection.setblocking(True)  # not the listening socket's mode
         return connection, address
 
 
 class _Quiet(WSGIRequestHandler):
-    timeout = 5.0
+    timeout = 5.0  # seconds without a byte: a silent client must not keep its thread
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Deleting what no 200 stands for: objects of uploads that died under way."""
+"""The sweep: deletes objects of interrupted uploads, which were never answered 200."""
 
 import logging
 import threading
@@ -14,12 +14,12 @@ from app.records.journal import Claimed, Gap
 from app.store.bucket import ImageStore
 
 log = logging.getLogger("uploader.sweep")
-_MOST_FAILURES = 3
+_MOST_FAILURES = 3  # of a store that fails each takes its timeouts: try the rest next time
 
 
 @dataclass(slots=True)
 class Swept:
-    """What one sweep did: names looked at, objects deleted or left in doubt, names not settled."""
+    """The counts of one sweep: names looked at and failed, objects deleted and left in doubt."""
 
     names: int = 0
     deleted: int = 0
@@ -28,17 +28,18 @@ class Swept:
 
 
 def sweep(redis: Redis, store: ImageStore) -> Swept:
-    """Delete the objects of all names pending for more than a minute.
+    """Delete the objects of all names that have been pending for more than a minute.
 
-    A name stays on the list for five minutes more, because a store may finish
-    a write late. An object whose 200 Redis may have forgotten stays. Raises the
-    503 ``redis_unavailable`` and, where there are names but no bucket,
-    ``storage_unavailable``. A name that the store fails counts as ``failed``
-    and is kept; after three the rest waits too.
+    A name stays on the list for five minutes more, because a store may finish a write late. An
+    object stays if Redis may have forgotten that it was answered 200. A name whose object the
+    store cannot delete counts as ``failed`` and stays on the list; after three of them the sweep
+    ends. Raises the 503 ``redis_unavailable`` and, where there are names but the bucket cannot be
+    used, ``storage_unavailable``.
     """
     swept = Swept()
     with redis_errors():
         for claimed in journal.claim(redis):
+            # Asked once, and only if there is something to delete.
             if not swept.names and (cause := store.check()):
                 raise unavailable("storage_unavailable", cause)
             swept.names += 1
@@ -62,20 +63,20 @@ def _sweep_one(redis: Redis, store: ImageStore, claimed: Claimed, swept: Swept) 
         if doubtful:
             return
     swept.deleted += delete(store, claimed.name)
-    if claimed.age >= journal.WATCH_SECONDS:
+    if claimed.age >= journal.WATCH_SECONDS:  # no store finishes a write later than this
         journal.forget(redis, claimed)
 
 
 def keys_of(name: str) -> list[str]:
-    """The keys that the object of an upload may have."""
+    """The object keys that an upload of this name may have: the journal knows no file format."""
     return [f"uploads/{name}.{extension}" for extension in EXTENSIONS]
 
 
 def _doubtful(store: ImageStore, name: str, gap: Gap) -> list[str]:
-    """Objects of this name that may have been acknowledged while Redis forgot."""
+    """The objects of this name that may have been answered 200 in a time that Redis forgot."""
     doubtful = []
     for key in keys_of(name):
-        asked = time.monotonic()
+        asked = time.monotonic()  # before the store answers: the age is as of then
         age = store.age(key)
         if age is not None and not gap.spares(age, asked):
             doubtful.append(key)
@@ -83,15 +84,18 @@ def _doubtful(store: ImageStore, name: str, gap: Gap) -> list[str]:
 
 
 def delete(store: ImageStore, name: str) -> int:
-    """Delete the objects of an upload; how many there were. Raises ``storage_unavailable``."""
+    """Delete the objects of an upload and return their number; raises ``storage_unavailable``."""
     deleted = [key for key in keys_of(name) if store.delete(key)]
     for key in deleted:
-        log.warning("deleted %s, which no answer stood for", key)
+        log.warning("deleted %s: no upload was answered 200 for it", key)
     return len(deleted)
 
 
 class Sweeper(threading.Thread):
-    """Sweeps by itself: of all processes one takes its turn every ``interval`` seconds."""
+    """Sweeps in the background: one of all processes, every ``interval`` seconds.
+
+    ``tell`` is given the counts of each sweep of this process.
+    """
 
     def __init__(
         self,
@@ -107,11 +111,12 @@ class Sweeper(threading.Thread):
         self._tell = tell
 
     def run(self) -> None:
-        """For as long as the process lives; whatever fails is tried again at the next turn."""
+        """Sweep until the process ends; after a failure try again at the next turn."""
         while True:
             time.sleep(self._interval)
             try:
                 with redis_errors():
+                    # A second less: the turn is free again when the interval is over.
                     mine = journal.claim_turn(self._redis, int(self._interval) - 1)
                 if mine:
                     self._tell(sweep(self._redis, self._store))

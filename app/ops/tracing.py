@@ -1,9 +1,9 @@
-"""OpenTelemetry traces, where OTEL_* variables switch them on: one span an upload, one a stage.
+"""OpenTelemetry traces, where OTEL_* variables switch them on: a span per request and per stage.
 
-Everything about them is the SDK's standard: ``OTEL_EXPORTER_OTLP_ENDPOINT``,
+The SDK reads its standard variables itself: ``OTEL_EXPORTER_OTLP_ENDPOINT``,
 ``OTEL_SERVICE_NAME``, ``OTEL_TRACES_SAMPLER`` and the rest. The packages are in
-requirements-tracing.txt. Without them, or switched off, only the trace id of a
-client's W3C ``traceparent`` goes into the log lines.
+requirements-tracing.txt. Without them, or without the variables, only the trace id of a client's
+W3C ``traceparent`` header goes into the log lines.
 """
 
 import logging
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_STOP_SECONDS = 2.0
-# https://www.w3.org/TR/trace-context/: all zeros is no id; a longer tracestate may be dropped.
+_STOP_SECONDS = 2.0  # of the 95 s that a stop may take; a collector that lives needs less
+# https://www.w3.org/TR/trace-context/: an id of zeros is invalid; a tracestate over 512 characters
+# may be dropped.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE_LENGTH = 512
 
@@ -33,20 +34,20 @@ log = logging.getLogger("uploader.tracing")
 
 
 def init_app(app: Flask, environ: Mapping[str, str] = os.environ) -> None:
-    """Take up the trace of each request; send spans if ``environ`` says so."""
+    """Note the trace id of each request, and send spans if ``environ`` switches tracing on."""
     app.before_request(_take_up)
     if not is_on(environ):
         return
     try:
         app.extensions["tracing"] = Tracing(app)
     except ImportError:
-        log.error(  # noqa: TRY400 -- the traceback tells no more
+        log.error(  # noqa: TRY400 -- a traceback would add nothing
             "OTEL_* variables switch tracing on, but requirements-tracing.txt is not installed"
         )
 
 
 def is_on(environ: Mapping[str, str]) -> bool:
-    """Whether the standard variables switch tracing on: an endpoint, or ``otlp`` by name."""
+    """Whether the standard variables switch tracing on: an endpoint, or the exporter ``otlp``."""
     exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return False
@@ -55,7 +56,7 @@ def is_on(environ: Mapping[str, str]) -> bool:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """A stage of an upload: its time for the log line and the metrics, its span for a trace."""
+    """Time a stage of an upload, for the log line and the metrics, and make its span."""
     start = time.perf_counter()
     try:
         with g.tracing.stage(name) if "tracing" in g else nullcontext():
@@ -65,7 +66,7 @@ def stage(name: str) -> Iterator[None]:
 
 
 def headers() -> dict[str, str]:
-    """What passes the trace on to the object store."""
+    """The request headers that pass the trace on to the object store."""
     if has_request_context() and "tracing" in g:
         trace: Trace = g.tracing
         return trace.headers()
@@ -78,12 +79,13 @@ def _take_up() -> None:
 
 
 class Tracing:
-    """Makes the spans of one process, and sends them from a thread of its own.
+    """Makes the spans of one process; the SDK sends them from a background thread.
 
     Raises ImportError when the packages are not installed.
     """
 
     def __init__(self, app: Flask) -> None:
+        # Imported here, because most installations do not have these packages.
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -92,6 +94,7 @@ class Tracing:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "uploader"}
+        # No shutdown at exit: stop() does it, and waits less.
         provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
         self._processor = BatchSpanProcessor(OTLPSpanExporter())
         provider.add_span_processor(self._processor)
@@ -103,16 +106,16 @@ class Tracing:
         app.teardown_request(self._end)
 
     def stop(self) -> None:
-        """Send what is left, and wait for that no longer than two seconds.
+        """Send the spans that are left, within two seconds.
 
-        The SDK's own end at exit waits half a minute for a collector that is down.
+        The SDK's own shutdown at exit waits half a minute for a collector that is down.
         """
         ending = threading.Thread(target=self._processor.shutdown, daemon=True)
         ending.start()
         ending.join(_STOP_SECONDS)
 
     def _begin(self) -> None:
-        if request.path not in QUIET:
+        if request.path not in QUIET:  # health checks would be most of the traces
             g.tracing = Trace(self)
 
     def _tell(self, response: Response) -> Response:
@@ -146,7 +149,7 @@ class Trace:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A span that begins and ends with a stage of the upload."""
+        """Make a span for a stage of the upload, inside the current span."""
         outer = self._context
         inner = self._tracing.tracer.start_span(name, context=outer)
         self._context = self._tracing.trace.set_span_in_context(inner)
@@ -160,15 +163,16 @@ class Trace:
             inner.end()
 
     def headers(self) -> dict[str, str]:
-        """``traceparent`` of the innermost span, and a client's ``tracestate``."""
+        """``traceparent`` of the innermost span, and the client's ``tracestate``."""
         carrier: dict[str, str] = {}
         self._tracing.propagator.inject(carrier, self._context)
+        # The client chose it, and stores limit the size of the headers.
         if len(carrier.get("tracestate", "")) > _TRACESTATE_LENGTH:
             del carrier["tracestate"]
         return carrier
 
     def tell(self, response: Response) -> None:
-        """Note how the request was answered."""
+        """Add the answer to the span of the request."""
         code = g.get("error_code", "ok")
         attributes = {
             "http.response.status_code": answered(response),
@@ -180,10 +184,11 @@ class Trace:
         }
         known = {name: value for name, value in attributes.items() if value is not None}
         self._span.set_attributes(known)
+        # By OpenTelemetry's conventions for HTTP a 4xx is no error of the server.
         if response.status_code >= 500:
             self._span.set_attribute("error.type", code)
             self._span.set_status(self._tracing.trace.StatusCode.ERROR)
 
     def end(self) -> None:
-        """The request is over."""
+        """End the span of the request."""
         self._span.end()

@@ -132,7 +132,7 @@ def test_a_file_with_a_line_that_is_no_record_changes_nothing(run, redis, tmp_pa
     good = json.dumps({"record": f"apikey:{OTHER}", "fields": {"name": "a"}})
     (tmp_path / "f").write_text(f"{good}\n{line}\n")
     refused = run("import", tmp_path / "f", status=1)
-    assert "line 2 is no record of a key; nothing was changed" in refused.stderr
+    assert "line 2 is not the record of a key; nothing was changed" in refused.stderr
     assert redis.keys() == []
 
 
