@@ -1,1 +1,1 @@
-"""The bucket: the only importer of minio and urllib3."""
+"""The bucket. The only package that imports minio and urllib3."""

@@ -1,22 +1,22 @@
-"""What a process remembers of the store, so that uploads are refused before their bodies."""
+"""What a process remembers about the store, so that uploads are refused before their bodies."""
 
 import math
 import threading
 import time
 from collections.abc import Callable
 
-_OPEN_AFTER = 3
-_COOL_DOWN = 2.0
-_SEEN_SECONDS = 10.0
-_FORGET_SECONDS = 60.0
+_OPEN_AFTER = 3  # failures in a row: fewer may be those of single requests
+_COOL_DOWN = 2.0  # seconds between two probes: a store that is back is noticed at once
+_SEEN_SECONDS = 10.0  # for which a store that worked is trusted without a look
+_FORGET_SECONDS = 60.0  # after the last failure: a process without uploads must not stay open
 
 
 class Breaker:
-    """Remembers that the store is down, so that uploads are refused before their bodies.
+    """A circuit breaker for the store. While it is open, uploads are refused before their bodies.
 
-    Open after three failures in a row; then one request every two seconds may
-    probe. Closed by a success, or by a minute without another failure. State of
-    one process: the price of a wrong guess is one probe.
+    It opens after three failures in a row; then one request every two seconds may probe. A
+    success closes it, or a minute without another failure. Each process has its own: a process
+    that is wrong about the store pays with one probe.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +37,7 @@ class Breaker:
         return not self._failures and self._clock() - self._seen < _SEEN_SECONDS
 
     def may_probe(self) -> bool:
-        """Whether this request shall find out if the store is back."""
+        """Whether this request is the one that finds out if the store is back."""
         with self._lock:
             now = self._clock()
             if now < self._next_probe:
@@ -54,11 +54,11 @@ class Breaker:
             self.cause = cause
 
     def seen(self) -> None:
-        """The store answers; whether it can be written is another question."""
+        """Note that the store answers, which does not prove that it can be written."""
         self._seen = self._clock()
 
     def succeeded(self) -> None:
-        """Close again."""
+        """Close the breaker."""
         with self._lock:
             self._failures = 0
             self._seen = self._clock()

@@ -1,7 +1,7 @@
-"""Why a request to the store failed: one cause for people, and what follows from it.
+"""Why a request to the store failed: a cause for people, and what follows for the program.
 
-The codes are those of the S3 API (its "Error responses") and what MinIO,
-Ceph, SeaweedFS and VersityGW answer beside them.
+The codes are those of the S3 API ("Error responses") and the further ones of MinIO, Ceph,
+SeaweedFS and VersityGW.
 """
 
 import re
@@ -17,9 +17,10 @@ from app.errors import tls_cause
 
 NO_STORE = "not an answer of an S3 store"
 _CODE = re.compile(rb"<Code>\s*([\w.-]{1,100})\s*</Code>")
+# The right region: an element of the error, or a part of its message.
 _REGION = re.compile(rb"<Region>\s*([\w-]{1,63})\s*</Region>|expecting '([\w-]{1,63})'")
 _OF_S3 = ("x-amz-request-id", "x-amz-id-2", "x-amz-bucket-region")
-_SKEW_SECONDS = 900  # what S3 allows between the clocks
+_SKEW_SECONDS = 900  # S3 allows 15 minutes between the clocks ("RequestTimeTooSkewed")
 
 
 class Kind(Enum):
@@ -34,10 +35,10 @@ class Kind(Enum):
 class StoreError(Exception):
     """A request failed; the text is the cause, without host names.
 
-    ``status`` and ``code`` are of the store's answer (0 and empty: there was
-    none). ``final``: trying again is of no use. ``never_written``: a PUT that
-    failed so has not written its object and never will. ``about_checksum``: the
-    store may not know the header ``x-amz-checksum-sha256``.
+    ``status`` and ``code`` are those of the store's answer, 0 and empty when
+    there was none. ``final``: another try is of no use. ``never_written``: the
+    PUT has not written its object and never will. ``about_checksum``: the store
+    may not know the header ``x-amz-checksum-sha256``.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class StoreError(Exception):
 
     @property
     def missing(self) -> bool:
-        """Whether an S3 store says that there is no such object."""
+        """Whether an S3 store, and nothing in its place, says that there is no such object."""
         return self.status == 404 and self.cause != NO_STORE
 
 
-# For each code what is wrong, and how far it reaches. All of them need a person.
+# Each code's cause, and which uploads it concerns. All of these need a person.
 _CODES: dict[str, tuple[str, Kind]] = {
     "AccessDenied": ("access denied", Kind.SETUP),
     "NoSuchBucket": ("no such bucket", Kind.SETUP),
@@ -92,31 +93,32 @@ _CODES: dict[str, tuple[str, Kind]] = {
     "EntityTooLarge": ("object refused: too large for the store", Kind.OBJECT),
     "MaxMessageLengthExceeded": ("object refused: too large for the store", Kind.OBJECT),
 }
-# 4xx that say nothing about the object: the next try may succeed.
+# Codes with 3xx or 4xx that say nothing about the object: the next try may succeed.
 _TRY_AGAIN = {"RequestTimeout", "SlowDown", "OperationAborted", "TooManyRequests",
               "TemporaryRedirect", "ConditionalRequestConflict"}  # fmt: skip
-# They name a checksum because the bytes were damaged, not because the header is unknown.
+# These name a checksum because the bytes were damaged, not because the header is unknown.
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch",
             "XAmzContentSHA256Mismatch"}  # fmt: skip
 
 
 def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> StoreError:
-    """The error that an answer other than 2xx stands for.
+    """The error for an answer other than 2xx.
 
-    An answer to a HEAD has no body and with it no code: it is taken by its status.
+    The answer to a HEAD has no body and so no code: then the status decides.
     """
     found = _CODE.search(body)
     code = found[1].decode() if found else ""
     if not code and not proves_s3(headers):
         return _of_stranger(status, body)
     cause, kind = _cause(status, code)
+    # Some stores answer a wrong clock with AccessDenied or SignatureDoesNotMatch.
     behind = seconds_behind(headers) or 0.0
     if cause == "clock skew" or (status == 403 and abs(behind) > _SKEW_SECONDS):
         side = "behind" if behind >= 0 else "ahead of"
         cause = f"clock skew: {abs(behind):.0f} s {side} the store's"
     elif cause == "wrong region" and (region := _right_region(headers, body)):
         cause = f"wrong region: the bucket is in {region}"
-    elif code == "AuthorizationHeaderMalformed":
+    elif code == "AuthorizationHeaderMalformed":  # and not about the region
         cause = "wrong credentials: the store cannot read them"
     refused = status < 500 and code not in _TRY_AGAIN
     return StoreError(
@@ -131,12 +133,12 @@ def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> StoreErro
 
 
 def proves_s3(headers: Mapping[str, str]) -> bool:
-    """Whether an answer bears a header that only S3 stores give: not those of a CDN."""
+    """Whether an answer has a header that only S3 stores send, and no CDN or gateway."""
     return any(name in headers for name in _OF_S3)
 
 
 def seconds_behind(headers: Mapping[str, str]) -> float | None:
-    """How far this machine's clock is behind the store's; None where the store does not say."""
+    """How far this machine's clock is behind the store's; None when the store does not say."""
     try:
         theirs = parsedate_to_datetime(headers.get("Date", ""))
         return (theirs - datetime.now(UTC)).total_seconds()
@@ -145,7 +147,8 @@ def seconds_behind(headers: Mapping[str, str]) -> float | None:
 
 
 def of_exception(error: BaseException) -> StoreError:
-    """The error that an exception of urllib3 or of a socket stands for."""
+    """The error for an exception of urllib3 or of a socket."""
+    # Nothing was sent without a connection. EmptyPoolError: all connections are in use.
     never = isinstance(error, NewConnectionError | ConnectTimeoutError)
     match error:
         case EmptyPoolError():
@@ -171,12 +174,13 @@ def _cause(status: int, code: str) -> tuple[str, Kind]:
         return f"status {status}", Kind.PASSING
     if code:
         return f"object refused: {code}", Kind.OBJECT
+    # Answers to HEAD. For an object 404 means that it is not there: see ``StoreError.missing``.
     by_status = {301: "PermanentRedirect", 403: "AccessDenied", 404: "NoSuchBucket"}
     return _CODES.get(by_status.get(status, ""), (f"status {status}", Kind.OBJECT))
 
 
 def _of_stranger(status: int, body: bytes) -> StoreError:
-    """What a proxy, a gateway or a web server in the store's place says."""
+    """The error for an answer of a proxy, a gateway or a web server in the store's place."""
     if status == 413:
         cause = "object refused: too large for a proxy in between"
         return StoreError(cause, Kind.OBJECT, status=status, final=True, never_written=True)
@@ -194,6 +198,9 @@ def _right_region(headers: Mapping[str, str], body: bytes) -> str:
 
 
 def _about_checksum(status: int, code: str, body: bytes) -> bool:
-    """Whether the store may have refused the request for its ``x-amz-checksum-*`` header."""
+    """Whether the store may have refused the request for its ``x-amz-checksum-*`` header.
+
+    S3's 501 means that a header implies something which the store does not implement.
+    """
     named = b"checksum" in body.lower() and code not in _DAMAGED
     return (status == 400 and named) or status == 501

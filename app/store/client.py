@@ -1,7 +1,7 @@
-"""Requests to the store: signed by minio's signer, bounded in time, their answers read.
+"""Requests to the store: signed with minio's signer, bounded in time, with their answers.
 
-minio's own client is not used: it hashes each body once more, hides the
-headers of answers, and does not ask why a HEAD was refused.
+minio's own client is not used: it hashes each body once more, hides the headers of
+answers, and does not find out why a HEAD was refused.
 """
 
 import time
@@ -22,19 +22,19 @@ from app.store.causes import NO_STORE, Kind, StoreError, of_answer, of_exception
 from app.store.credentials import Credentials, CredentialSource, provider_of
 
 CHECK_SECONDS = 1.0
-"""The bound of a small request (stat, delete, bucket check), tried once."""
+"""The bound of a small request (stat, delete, bucket check), which is tried once."""
 
-_PIECE = 1024 * 1024
-_LONGEST_ANSWER = 64 * 1024
-_LEAST_SECONDS = 0.05
+_PIECE = 1024 * 1024  # the deadline is looked at after each of these
+_LONGEST_ANSWER = 64 * 1024  # errors and a listing of one object take 1 KiB
+_LEAST_SECONDS = 0.05  # urllib3 refuses a timeout of 0
 _SHA256_OF_NOTHING = sha256(b"").hexdigest()
 _CONNECT_SECONDS = 2.0
-"""TCP sends a lost SYN again after one second (RFC 6298): one may be lost."""
+"""Room for one lost packet: TCP sends its SYN again after one second (RFC 6298)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the store said: ``headers`` are found in any case, ``body`` ends at 64 KiB."""
+    """The store's answer. ``headers`` ignore case; ``body`` is cut off at 64 KiB."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,21 +52,22 @@ class _Request:
 
 
 class Client:
-    """Signed requests to one bucket. Safe between threads; made after the fork."""
+    """Signed requests to one bucket. Safe for threads; must be made after the fork."""
 
     def __init__(
         self, config: Config, *, connections: int, headers: Callable[[], Mapping[str, str]] = dict
     ) -> None:
-        """``connections``: PUTs at once, and as many small requests; others wait, but not long.
+        """``connections`` bounds the PUTs at once, and so the small requests; others wait a second.
 
-        ``headers`` gives what is sent, unsigned, beside a body's own, such as its trace.
+        ``headers`` returns further headers for each PUT, such as those of its trace. They are not
+        signed.
         """
         self._bucket = config.s3_bucket
         self._more_headers = headers
         self._base = BaseURL(config.s3_endpoint, config.s3_region)
         self._region = self._base.region or config.s3_region
         pool = partial(urllib3.PoolManager, retries=False, maxsize=connections, block=True)
-        # Small requests of their own: a thousand of them must not keep a PUT waiting.
+        # Small requests have their own pool: a thousand of them must not keep a PUT waiting.
         self._puts, self._small = (pool(ca_certs=config.s3_ca_certs) for _ in range(2))
         self._credentials = CredentialSource(partial(provider_of, config))
 
@@ -84,18 +85,18 @@ class Client:
         return self._signed(request, deadline)
 
     def ask(self, method: str, key: str = "", *, query: str = "") -> Answer:
-        """A small request about an object, or about the bucket; within CHECK_SECONDS.
+        """Send a small request about an object, or about the bucket; within CHECK_SECONDS.
 
-        ``query`` is in the form in which it is signed: ``name=`` also where there is no value.
+        ``query`` must be in the form that is signed: ``name=`` even where there is no value.
         """
         return self._signed(_Request(method, key, query), time.monotonic() + CHECK_SECONDS)
 
     def find_bucket(self) -> None:
-        """See that the bucket is there and that an S3 store says so; raises StoreError.
+        """Check that the bucket is there and that an S3 store says so; raises StoreError.
 
-        A HEAD, as it is cheapest everywhere. Where it is refused, its answer has
-        no body and so no reason, and where it is taken without a header of S3's
-        anything may have answered: then a GET says more.
+        A HEAD is cheapest with every store. But the answer to a refused HEAD has no
+        body, and so no reason, and an answer without a header of S3's may come from
+        anything. Then a GET says more.
         """
         try:
             if proves_s3(self.ask("HEAD").headers):
@@ -108,23 +109,23 @@ class Client:
             raise StoreError(NO_STORE, Kind.SETUP, status=listing.status, final=True)
 
     def stat(self, key: str) -> Answer:
-        """The answer to a HEAD of an object; raises StoreError, with a GET's reason."""
+        """The answer to a HEAD of an object; raises StoreError, with the reason from a GET."""
         try:
             return self.ask("HEAD", key)
         except StoreError as error:
             if error.missing or not 300 <= error.status < 500:
                 raise
         self.ask("GET", key)
-        return self.ask("HEAD", key)  # the reason may be gone: other credentials by now
+        return self.ask("HEAD", key)  # the GET worked: there are new credentials by now
 
     def delete(self, key: str, version: str = "") -> None:
-        """Delete an object; ``version`` for good, where the bucket keeps what is deleted."""
-        # "null" is the version of what was written while versioning was off.
+        """Delete an object, or only its ``version``, where the bucket keeps versions."""
+        # "null" is the version of objects that were written while versioning was off.
         query = urlencode({"versionId": version}) if version not in ("", "null") else ""
         self.ask("DELETE", key, query=query)
 
     def as_anyone(self, method: str, key: str = "", body: bytes = b"") -> Answer | None:
-        """The answer to a request without credentials, whatever it is; None when there is none."""
+        """Send a request without credentials; any answer to it, or None when there is none."""
         request = _Request(method, key, pieces=(body,) if body else ())
         length = {"Content-Length": str(len(body))} if body else {}  # or it would go in chunks
         try:
@@ -133,7 +134,7 @@ class Client:
             return None
 
     def _signed(self, request: _Request, deadline: float) -> Answer:
-        """Once; and once more where the credentials were refused and there are others now."""
+        """Send the request, and again if its credentials were refused and there are new ones."""
         credentials = self._credentials.current()
         try:
             return self._signed_once(request, credentials, deadline)
@@ -170,7 +171,7 @@ class Client:
 
     def _send(self, request: _Request, headers: Mapping[str, str], deadline: float) -> Answer:
         left = max(_LEAST_SECONDS, deadline - time.monotonic())
-        # The total counts until the answer begins, and so with the sending of a body.
+        # urllib3's total ends where the answer begins, so the sending of the body is part of it.
         timeout = urllib3.Timeout(total=left, connect=_CONNECT_SECONDS)
         try:
             response = (self._puts if request.pieces else self._small).urlopen(
@@ -188,7 +189,7 @@ class Client:
             raise of_exception(error) from error
 
     def _url(self, request: _Request) -> SplitResult:
-        """The address, with the bucket in its host or its path."""
+        """The address, with the bucket in its host (AWS) or in its path (most others)."""
         url = self._base.build(
             method=request.method,
             region=self._region,
@@ -199,7 +200,7 @@ class Client:
 
 
 def _sent(pieces: Sequence[memoryview | bytes], deadline: float) -> Iterator[memoryview | bytes]:
-    """The body in small pieces, so that a store that reads slowly is noticed in time."""
+    """The body in small pieces, so that a store that takes them slowly is noticed in time."""
     for piece in pieces:
         for start in range(0, len(piece), _PIECE):
             if time.monotonic() > deadline:
@@ -208,7 +209,7 @@ def _sent(pieces: Sequence[memoryview | bytes], deadline: float) -> Iterator[mem
 
 
 def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """An answer's body; the connection of one too long, or too slow, is closed."""
+    """The body of an answer; closes the connection when it is too long or too slow."""
     body = b""
     while piece := response.read1(8192):
         body += piece

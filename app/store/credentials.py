@@ -1,7 +1,7 @@
 """The store's credentials: from the settings, or from where MinIO and AWS programs look for them.
 
-Those of a role end after hours, and those in a file are replaced by whoever
-rotates them: what is held is renewed before it ends, and when the store refuses it.
+The credentials of a role end after hours, and those in a file may be rotated. So they are
+renewed before they end, and when the store refuses them.
 """
 
 import logging
@@ -33,34 +33,34 @@ __all__ = ["CredentialSource", "Credentials", "provider_of"]
 
 log = logging.getLogger("uploader.storage")
 
-_EARLY = timedelta(minutes=5)  # AWS has the next ones of a role ready so long before
-_AGAIN_SECONDS = 10.0
-_AGAIN_AFTER_FAILURE = 1.0  # not each request waits for a metadata service that is not there
+_EARLY = timedelta(minutes=5)  # AWS has a role's next credentials ready five minutes before
+_AGAIN_SECONDS = 10.0  # refused requests must not make each of them read files or call a service
+_AGAIN_AFTER_FAILURE = 1.0  # nor must each of them wait for a metadata service that is down
 _CALL = urllib3.Timeout(total=1.0)
 _FAILURES = (ValueError, KeyError, OSError, urllib3.exceptions.HTTPError)
 
 
 class CredentialSource:
-    """Credentials as they are now. Safe between threads."""
+    """The credentials that are valid now. Safe for threads."""
 
     def __init__(
         self, provider: Callable[[], Provider], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``provider`` makes one that has read nothing yet: minio's own keep what they found."""
+        """``provider`` makes a new provider: minio's keep what they have once read."""
         self._provider, self._clock = provider, clock
         self._held: Credentials | None = None
         self._lock = threading.Lock()
         self._next_try = 0.0
 
     def current(self) -> Credentials:
-        """Those to sign with; StoreError "no credentials" when there are none.
+        """The credentials to sign with; StoreError "no credentials" when there are none.
 
-        Where they end soon one thread renews them, and no other waits for it.
+        When they end soon one thread renews them, and the others go on with the old ones.
         """
         held = self._held
         if held is None or _ends_within(held, timedelta(0)):
             with self._lock:
-                return self._ours() or self._renewed()
+                return self._valid() or self._renewed()
         if _ends_within(held, _EARLY) and self._lock.acquire(blocking=False):
             try:
                 return self._renewed()
@@ -71,21 +71,21 @@ class CredentialSource:
         return held
 
     def replaced(self, refused: Credentials) -> bool:
-        """Whether there are others now than those that the store refused."""
+        """Whether there are other credentials now than those that the store refused."""
         with self._lock:
-            if self._held == refused:
+            if self._held == refused:  # else another thread has renewed them meanwhile
                 with suppress(StoreError):
                     self._renewed()
             return self._held != refused
 
-    def _ours(self) -> Credentials | None:
+    def _valid(self) -> Credentials | None:
         held = self._held
         return None if held is None or _ends_within(held, timedelta(0)) else held
 
     def _renewed(self) -> Credentials:
-        """New ones, looked for at most every ten seconds; between that those that are held."""
+        """New credentials, read at most every ten seconds; in between the ones that are held."""
         if self._clock() < self._next_try:
-            if (held := self._ours()) is not None:
+            if (held := self._valid()) is not None:
                 return held
             raise _none_found()
         self._next_try = self._clock() + _AGAIN_SECONDS
@@ -98,7 +98,7 @@ class CredentialSource:
 
 
 def provider_of(config: Config) -> Provider:
-    """The settings' own credentials, else all the usual places, in their usual order."""
+    """The credentials in the settings, else those in the usual places, in the usual order."""
     if config.s3_access_key and config.s3_secret_key:
         return StaticProvider(config.s3_access_key, config.s3_secret_key)
     pool = urllib3.PoolManager(timeout=_CALL, retries=False)
@@ -114,7 +114,7 @@ def provider_of(config: Config) -> Provider:
 
 
 def _metadata_service() -> str | None:
-    """The address of EC2's metadata service where the AWS variable of it is set."""
+    """The address of EC2's metadata service, if AWS's variable for it is set."""
     others = ("WEB_IDENTITY_TOKEN_FILE", "CONTAINER_CREDENTIALS_RELATIVE_URI",
               "CONTAINER_CREDENTIALS_FULL_URI")  # fmt: skip
     if any(os.environ.get(f"AWS_{name}") for name in others):
@@ -124,6 +124,7 @@ def _metadata_service() -> str | None:
 
 def _ends_within(credentials: Credentials, time_left: timedelta) -> bool:
     end = credentials.expiration
+    # minio's expiration has no time zone, and is in UTC.
     return end is not None and end < utcnow().replace(tzinfo=None) + time_left
 
 
