@@ -13,13 +13,6 @@ from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject, encode_fi
 from tests.system.stand_ins import LoginPage, Store, s3_error
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 def image(data=b"a picture"):
     digest = hashlib.sha256(data).hexdigest()
     metadata = {"sha256": digest}
@@ -30,12 +23,23 @@ def soon(seconds=20):
     return time.monotonic() + seconds
 
 
+def refuse_puts(server, answer):
+    server.refuse = lambda method, *_: answer if method == "PUT" else None
+
+
+def put_three_times(server, store):
+    """How many requests of each kind the server gets for three uploads."""
+    for _ in range(3):
+        store.put(image(), soon())
+    return {"PUT": server.count("PUT"), "HEAD": server.count("HEAD")}
+
+
 def connected(server):
     return ImageStore(Config.from_env(server.settings()))
 
 
 def refused(store, seconds=20):
-    """What a PUT that certainly left nothing says."""
+    """The code and the cause of a PUT that certainly left no object."""
     with pytest.raises(ApiError) as refusal:
         store.put(image(), soon(seconds))
     return refusal.value.code, refusal.value.cause
@@ -53,22 +57,16 @@ def test_what_is_put_is_there_byte_for_byte(server):
 
 
 def test_only_the_first_object_of_a_process_is_looked_at(server):
-    store = connected(server)
-    for _ in range(3):
-        store.put(image(), soon())
-    assert (server.count("PUT"), server.count("HEAD")) == (3, 1)
+    assert put_three_times(server, connected(server)) == {"PUT": 3, "HEAD": 1}
 
 
 def test_a_store_that_echoes_no_checksum_is_believed_for_the_md5(server):
     server.echoes_checksum = False
-    store = connected(server)
-    for _ in range(3):
-        store.put(image(), soon())
-    assert (server.count("PUT"), server.count("HEAD")) == (3, 1)
+    assert put_three_times(server, connected(server)) == {"PUT": 3, "HEAD": 1}
 
 
-def test_an_etag_that_is_no_md5_is_looked_at_each_time(server):
-    """Of a store that encrypts, for example: its word alone is not enough."""
+def test_an_object_whose_etag_is_not_its_md5_is_looked_at_each_time(server):
+    """A store that encrypts answers so, for example: that alone proves nothing."""
 
     def answer(method, key, headers, body):
         if method != "PUT":
@@ -77,10 +75,7 @@ def test_an_etag_that_is_no_md5_is_looked_at_each_time(server):
         return 200, {"ETag": '"0123456789abcdef0123456789abcdef"'}, b""
 
     server.refuse = answer
-    store = connected(server)
-    for _ in range(3):
-        store.put(image(), soon())
-    assert (server.count("PUT"), server.count("HEAD")) == (3, 3)
+    assert put_three_times(server, connected(server)) == {"PUT": 3, "HEAD": 3}
 
 
 def test_a_login_page_is_no_store():
@@ -94,8 +89,8 @@ def test_a_login_page_is_no_store():
 
 
 @pytest.mark.parametrize("otherwise", [200, 404])
-def test_what_repeats_the_headers_of_a_request_is_no_store(server, otherwise):
-    """As programs do that are made to look at requests: the checksum comes back, too."""
+def test_a_server_that_repeats_the_headers_of_a_request_is_no_store(server, otherwise):
+    """Servers for debugging do so: the checksum comes back, too."""
 
     def echo(method, key, headers, body):
         return (
@@ -109,7 +104,7 @@ def test_what_repeats_the_headers_of_a_request_is_no_store(server, otherwise):
         connected(server).put(image(), soon())
 
 
-def test_a_store_that_forgets_what_it_took_is_found_out(server):
+def test_a_store_that_loses_an_object_is_found_out(server):
     def forget(method, key, headers, body):
         answer = server._put(key, headers, body) if method == "PUT" else None
         server.objects.clear()
@@ -124,7 +119,7 @@ def test_another_checksum_than_the_one_sent_is_no_success(server):
     store = connected(server)
     store.put(image(), soon())
     wrong = {"x-amz-checksum-sha256": "x", "ETag": '"x"'}
-    server.refuse = lambda method, *_: (200, wrong, b"") if method == "PUT" else None
+    refuse_puts(server, (200, wrong, b""))
     server.objects.clear()
     with pytest.raises(OutcomeUnknown):
         store.put(image(), soon())
@@ -146,11 +141,11 @@ TOO_LARGE = (413, {"Content-Type": "text/html"}, b"<h1>413 Request Entity Too La
 )
 def test_a_refused_object_is_503_once_and_others_are_stored(server, refusal, cause, caplog):
     store = connected(server)
-    server.refuse = lambda method, *_: refusal if method == "PUT" else None
+    refuse_puts(server, refusal)
     for _ in range(5):
         store.ensure_open()
         assert refused(store) == ("storage_unavailable", cause)
-    assert server.count("PUT") == 5, "what was understood and refused is not tried again"
+    assert server.count("PUT") == 5, "an object that was refused is not tried again"
     assert {record.levelname for record in caplog.records} == {"CRITICAL"}
     server.refuse = lambda *_: None
     store.ensure_open()
@@ -160,9 +155,9 @@ def test_a_refused_object_is_503_once_and_others_are_stored(server, refusal, cau
 @pytest.mark.parametrize(
     "refusal", [s3_error(403, "AccessDenied"), s3_error(503, "SlowDown")], ids=["setup", "passing"]
 )
-def test_what_every_put_would_get_opens_the_breaker(server, refusal):
+def test_a_failure_that_every_put_would_meet_opens_the_breaker(server, refusal):
     store = connected(server)
-    server.refuse = lambda method, *_: refusal if method == "PUT" else None
+    refuse_puts(server, refusal)
     for _ in range(3):
         store.ensure_open()
         with pytest.raises((ApiError, OutcomeUnknown)):
@@ -199,10 +194,7 @@ def test_a_put_that_runs_out_of_its_upload_s_time_is_not_the_stores_fault(server
 
 def test_a_store_that_may_write_and_not_read_is_believed(server, caplog):
     server.refuse = lambda method, *_: s3_error(403, "AccessDenied") if method != "PUT" else None
-    store = connected(server)
-    for _ in range(3):
-        store.put(image(), soon())
-    assert (server.count("PUT"), server.count("HEAD")) == (3, 1)
+    assert put_three_times(server, connected(server)) == {"PUT": 3, "HEAD": 1}
     assert "could not be looked at: access denied" in caplog.text
 
 
@@ -218,16 +210,14 @@ def test_a_store_that_refuses_the_checksum_gets_none_from_then_on(server, refusa
 
     server.refuse, server.echoes_checksum = refuse, False
     store = connected(server)
-    for _ in range(3):
-        store.put(image(), soon())
-    assert (server.count("PUT"), server.count("HEAD")) == (4, 1)
+    assert put_three_times(server, store) == {"PUT": 4, "HEAD": 1}
     assert caplog.text.count("PUTs are sent without it from now on") == 1
     assert store.breaker.fresh()
 
 
 def test_damaged_bytes_are_not_taken_for_an_unknown_header(server):
     damaged = s3_error(400, "XAmzContentChecksumMismatch", "The SHA256 checksum does not match")
-    server.refuse = lambda method, *_: damaged if method == "PUT" else None
+    refuse_puts(server, damaged)
     assert refused(connected(server)) == (
         "storage_unavailable",
         "object refused: XAmzContentChecksumMismatch",
@@ -246,9 +236,9 @@ def test_damaged_bytes_are_not_taken_for_an_unknown_header(server):
     ],
     ids=["rights", "disk", "quota", "key", "account"],
 )
-def test_it_is_not_ready_from_a_refused_put_until_one_works(server, refusal, cause, caplog):
+def test_the_store_is_not_ready_from_a_refused_put_until_one_works(server, refusal, cause, caplog):
     store = connected(server)
-    server.refuse = lambda method, *_: refusal if method == "PUT" else None
+    refuse_puts(server, refusal)
     assert store.ready() is None
     with pytest.raises((ApiError, OutcomeUnknown)):
         store.put(image(), soon())
@@ -261,7 +251,7 @@ def test_it_is_not_ready_from_a_refused_put_until_one_works(server, refusal, cau
 
 def test_a_process_that_gets_no_uploads_finds_out_by_itself_that_puts_work_again(server):
     store = connected(server)
-    server.refuse = lambda method, *_: s3_error(403, "AccessDenied") if method == "PUT" else None
+    refuse_puts(server, s3_error(403, "AccessDenied"))
     for _ in range(3):
         refused(store)
     sent = server.count("PUT")
@@ -292,7 +282,7 @@ def test_files_refused_for_themselves_leave_the_store_ready(server, refusal):
 
 def test_a_store_that_refuses_every_file_for_itself_is_not_ready(server):
     store = connected(server)
-    server.refuse = lambda method, *_: TOO_LARGE if method == "PUT" else None
+    refuse_puts(server, TOO_LARGE)
     refused(store)
     assert store.ready() == "object refused: too large for a proxy in between"
 
@@ -350,7 +340,7 @@ def test_a_put_whose_turn_does_not_come_in_time_is_overloaded(server):
 
 
 @pytest.mark.thorough
-def test_those_who_wait_for_a_turn_at_a_dead_store_are_not_let_in_one_by_one(server):
+def test_puts_that_wait_for_a_dead_store_are_not_let_in_one_by_one(server):
     def slowly(method, *_):
         if method == "PUT":
             time.sleep(0.5)
@@ -366,11 +356,10 @@ def test_those_who_wait_for_a_turn_at_a_dead_store_are_not_let_in_one_by_one(ser
 
     with ThreadPoolExecutor(24) as pool:
         list(pool.map(attempt, range(24)))
-    assert server.count("PUT") < 24, "eight, and the second try of each, and few besides"
+    assert server.count("PUT") < 24, "eight with a second try each, and few others"
 
 
-def test_a_store_that_answers_and_cannot_be_written_is_refused_before_the_body(server):
-    clock = Clock()
+def test_a_store_that_answers_but_cannot_be_written_is_refused_before_the_body(server, clock):
     store = connected(server)
     store.breaker = Breaker(clock)
     for _ in range(3):

@@ -33,7 +33,7 @@ def at(seconds):
         (403, "", "access denied"),
     ],
 )
-def test_what_only_a_person_can_cure_has_its_cause_and_is_not_tried_again(status, code, cause):
+def test_a_failure_that_needs_a_person_has_its_cause_and_is_not_tried_again(status, code, cause):
     error = of(status, code)
     assert (error.cause, error.kind) == (cause, Kind.SETUP)
     assert error.final
@@ -71,14 +71,14 @@ def test_a_malformed_authorization_without_a_region_is_about_the_credentials():
     ("status", "code"),
     [(500, "InternalError"), (503, "SlowDown"), (400, "RequestTimeout"), (502, "")],
 )
-def test_what_passes_is_tried_again_and_may_have_been_written(status, code):
+def test_a_passing_failure_is_tried_again_and_may_have_written_the_object(status, code):
     error = of(status, code)
     assert (error.cause, error.kind) == (f"status {status}", Kind.PASSING)
     assert not error.final
     assert not error.never_written
 
 
-def test_a_stranger_is_told_from_a_store():
+def test_an_answer_that_no_store_sent_is_recognised():
     page = {"Content-Type": "text/html"}
     assert of_answer(404, page, b"<h1>Not found</h1>").cause == NO_STORE
     assert of_answer(302, page, b"").cause == NO_STORE

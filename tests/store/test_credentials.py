@@ -17,13 +17,6 @@ from app.store.credentials import CredentialSource
 from tests.system.stand_ins import MetadataService, Store, only
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 class Role(Provider):
     """Gives numbered credentials that end after ``lasts``; none while ``broken``."""
 
@@ -39,8 +32,9 @@ class Role(Provider):
 
 
 @pytest.fixture
-def clock():
-    return Clock()
+def clock(clock):
+    clock.now = 0.0
+    return clock
 
 
 @pytest.fixture
@@ -66,7 +60,7 @@ def test_credentials_that_end_soon_are_renewed_before_they_do(source, role, cloc
     assert role.asked == 2
 
 
-def test_those_that_are_held_do_while_no_others_are_to_be_had(source, role, clock, caplog):
+def test_held_credentials_are_used_while_they_cannot_be_renewed(source, role, clock, caplog):
     role.lasts = timedelta(minutes=4)
     source.current()
     role.broken = True
@@ -76,7 +70,7 @@ def test_those_that_are_held_do_while_no_others_are_to_be_had(source, role, cloc
     assert "credentials that end soon are not renewed" in caplog.text
 
 
-def test_a_machine_without_any_says_so_and_does_not_ask_with_each_request(source, role, clock):
+def test_missing_credentials_are_not_looked_for_with_each_request(source, role, clock):
     role.broken = True
     for _ in range(3):
         with pytest.raises(StoreError, match="no credentials"):
@@ -141,7 +135,7 @@ def connected(server):
     return ImageStore(Config.from_env(environ))
 
 
-def test_without_any_the_cause_is_that_there_are_none(server, nowhere):
+def test_without_credentials_that_is_the_cause(server, nowhere):
     assert connected(server).check() == "no credentials"
     assert server.seen == []
 
@@ -211,7 +205,7 @@ def test_a_role_taken_away_and_given_anew_costs_no_upload(server, metadata):
     assert server.count("PUT") == 3
 
 
-def test_a_metadata_service_that_is_down_is_no_trouble_while_the_credentials_last(server, metadata):
+def test_a_metadata_service_may_be_down_while_the_credentials_last(server, metadata):
     metadata.seconds = 200
     store = connected(server)
     put(store)
@@ -221,7 +215,7 @@ def test_a_metadata_service_that_is_down_is_no_trouble_while_the_credentials_las
 
 
 @pytest.mark.thorough
-def test_a_metadata_service_that_hangs_is_given_up_in_time(nowhere, monkeypatch, server):
+def test_a_metadata_service_that_hangs_delays_nothing_for_long(nowhere, monkeypatch, server):
     given_up = threading.Event()
 
     class Hanging(MetadataService):
