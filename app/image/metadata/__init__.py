@@ -1,10 +1,10 @@
-"""Metadata of pictures by policy: what nobody should see goes, and no pixel is touched.
+"""Removes metadata by policy, and touches no pixel.
 
-``strip()`` finds the blocks of a file that its policy does not let pass, and gives the file anew
-in pieces: the coded data is the same memory as before, never a copy. Each format has a module
-that knows where blocks stand (``jpeg``, ``png``, ``gif``, ``webp``), each kind of block one that
-knows what stands in it (``exif``, ``xmp``, ``photoshop``). What cannot be read is left out whole:
-in doubt nothing stays. docs/privacy.md has the table.
+``strip()`` finds the blocks of a file that its policy does not allow, and returns the rest of the
+file in pieces: these are views of the same memory, so the coded data is never copied. Each format
+has a module that knows where blocks stand (``jpeg``, ``png``, ``gif``, ``webp``). Each kind of
+block has a module that knows its contents (``exif``, ``xmp``, ``photoshop``). A block that cannot
+be read is removed whole, since nobody can tell what is in it. docs/privacy.md has the table.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _FORMATS: dict[str, Callable[[memoryview, ImageInfo, bool, Effort], Iterator[Edi
 
 
 class Stripped(NamedTuple):
-    """A file as a policy lets it pass: its bytes in pieces, how many they are, their SHA-256."""
+    """A file after its policy was applied: its bytes in pieces, their number, their SHA-256."""
 
     policy: str
     pieces: tuple[Piece, ...]
@@ -37,17 +37,17 @@ class Stripped(NamedTuple):
 
 
 def strip(view: memoryview, info: ImageInfo, policy: str, sha256: str, deadline: float) -> Stripped:
-    """The file ``view``, which the gate found to be ``info``, as ``policy`` lets it pass.
+    """Apply ``policy`` to the file ``view``, which the gate found to be ``info``.
 
-    ``sha256`` (hex) is its own, which holds for ``view`` itself where nothing has to go. Raises
-    the 503 ``overloaded`` after ``deadline`` (of ``time.monotonic()``) or without memory, and
-    ``corrupt_image`` for a WebP whose lengths contradict each other, which libwebp may not mind.
+    ``sha256`` (hex) is that of ``view``, and is returned where nothing is removed. Raises the 503
+    ``overloaded`` after ``deadline`` (of ``time.monotonic()``) or when memory runs out, and
+    ``corrupt_image`` for a WebP whose lengths contradict each other, though libwebp may accept it.
     """
     try:
         pieces = pieces_of(view, info, policy, deadline)
     except MemoryError:
         raise unavailable("overloaded", "out of memory while metadata was read") from None
-    if pieces[0] is view:
+    if pieces[0] is view:  # nothing was removed
         return Stripped(policy, pieces, len(view), sha256)
     digest = hashlib.sha256()
     for piece in pieces:
@@ -56,7 +56,7 @@ def strip(view: memoryview, info: ImageInfo, policy: str, sha256: str, deadline:
 
 
 def pieces_of(view: memoryview, info: ImageInfo, policy: str, deadline: float) -> tuple[Piece, ...]:
-    """The pieces of ``strip``, without their SHA-256."""
+    """The pieces that ``strip`` returns, without their SHA-256."""
     if policy == KEEP:
         return (view,)
     effort = Effort(deadline)

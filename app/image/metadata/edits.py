@@ -1,4 +1,4 @@
-"""What the formats share: changes to a file as edits, and a bound on what is read of it."""
+"""What the formats share: changes to a file as edits, and a limit on how much of it is read."""
 
 import struct
 import zlib
@@ -9,55 +9,58 @@ from app.image.info import check_time
 
 Piece = memoryview | bytes
 Edit = tuple[int, int, bytes]
-"""Start, stop, and what stands there instead. Edits come in order and do not overlap."""
+"""Start and stop of a range of the file, and its replacement. Edits come in order and do not
+overlap."""
 
 BLOCK_COST, FIELD_COST = 64, 40
-"""What a block counts for beside its bytes, and a field of EXIF: small ones cost time too."""
+"""Bytes charged for each block, and each field of EXIF, besides its own: even an empty one takes
+time."""
 
 _MOST_READ = 8 << 20
-"""Bytes of metadata of one file that are looked into; real files have a few MB at most. The rest
-goes unread: that bounds the time that a file can cost, to about a second."""
+"""Bytes of metadata that are read in one file; real files have a few MB at most. The rest is
+removed unread. This limits the time that a file can cost to about a second."""
 
 _MOST_PIECES = 1000
-"""More pieces than that are joined: a file of a million comments would cost memory for each."""
+"""More pieces are joined: each takes memory, and a file may have a million comments."""
 
 
 class UnreadableError(ValueError):
-    """A block makes no sense, so that nobody can tell what is in it."""
+    """A block breaks the rules of its kind, so nobody can tell what is in it."""
 
 
+# What the filters raise for damaged blocks; any other error is a fault of this program.
 _UNREADABLE = (ValueError, IndexError, struct.error, zlib.error, ExpatError)
 
 
 class Effort:
-    """Bounds what is done for one file: bytes that are read, and time."""
+    """Limits the work on one file: the bytes that are read, and the time."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
         self.left = _MOST_READ
 
     def another(self) -> "Effort":
-        """As much once more, until the same moment."""
+        """A second limit of the same size, with the same deadline."""
         return Effort(self._deadline)
 
     def take(self, size: int) -> None:
-        """Count ``size`` bytes that will be read; UnreadableError when that is too much."""
+        """Charge ``size`` bytes before they are read; UnreadableError beyond the limit."""
         self.check_time()
         self.left -= size
         if self.left < 0:
             raise UnreadableError("more metadata than is read of one file")
 
     def check_time(self) -> None:
-        """Raise ``overloaded`` when nobody waits any more."""
+        """Raise ``overloaded`` after the deadline."""
         check_time(self._deadline)
 
 
 Filter = Callable[[bytes, Effort], bytes]
-"""What is left of a block: all of it, less, or nothing. UnreadableError where it can't be read."""
+"""Returns what is left of a block: all, a part, or nothing. May raise what ``readable`` catches."""
 
 
 def readable(block_filter: Filter, data: bytes, effort: Effort) -> bytes:
-    """What the filter leaves of a block, and nothing of one that cannot be read."""
+    """Apply the filter to a block; a block that cannot be read leaves nothing."""
     try:
         return block_filter(data, effort)
     except _UNREADABLE:
@@ -65,19 +68,19 @@ def readable(block_filter: Filter, data: bytes, effort: Effort) -> bytes:
 
 
 def applied(view: memoryview, edits: Iterable[Edit], effort: Effort) -> tuple[Piece, ...]:
-    """The file with its edits, in pieces; ``(view,)`` when there are none."""
+    """Apply the edits to the file; return its pieces, or ``(view,)`` where there are no edits."""
     joined: list[Piece] = []
     pieces: list[Piece] = []
     done = 0
     for start, stop, new in edits:
         effort.check_time()
-        if start > done or new:
+        if start > done or new:  # not for edits side by side that only remove
             pieces += (view[done:start], new)
         done = stop
         if len(pieces) > _MOST_PIECES:
             joined.append(b"".join(pieces))
             pieces.clear()
-    if not done:
+    if not done:  # no edit: none stops at byte 0
         return (view,)
     pieces.append(view[done:])
     return tuple(piece for piece in joined + pieces if len(piece))

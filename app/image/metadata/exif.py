@@ -1,7 +1,7 @@
-"""EXIF (CIPA DC-008): a TIFF structure of directories, and the same anew without some fields.
+"""EXIF (CIPA DC-008): a TIFF structure of directories, and how to rewrite it without some fields.
 
-Nothing is wiped in place: what stays is written anew with its offsets, so that bytes to which
-nothing points (a position whose field was deleted) do not stay behind either.
+Nothing is overwritten in place: what stays is written again with new offsets. So bytes to which
+nothing points, such as a position whose field was deleted, do not stay behind either.
 """
 
 import struct
@@ -11,20 +11,33 @@ from typing import NamedTuple, Union
 from app.image.metadata import places, thumbnail
 from app.image.metadata.edits import FIELD_COST, Effort, UnreadableError
 
-_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # byte order and magic number (TIFF 6.0, section 2)
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 129: 1}
-"""Bytes of a value of each type; 129 is text in UTF-8."""
+"""Bytes of a value of each type (TIFF 6.0, section 2); 129 is text in UTF-8 (Exif 3.0)."""
 
-_LONG = 4
+_HEADER = 8  # byte order, magic number, and the offset of the first directory
+_ENTRY = 12  # tag, type, number of values, and the value or its offset
+_LONG = 4  # the type of offsets
+_TEXT_TYPES = frozenset((2, 129))  # ASCII and UTF-8
 _MOST_ENTRIES = 1000
-_EXIF, _INTEROP = 0x8769, 0xA005
-_THUMBNAIL, _THUMBNAIL_SIZE = 0x201, 0x202
-_TEXT_TYPES = frozenset((2, 129))
-_TEXT_TAGS = frozenset((0x9286, *range(0x9C9B, 0x9CA0)))  # the user's comment, Windows' texts
+"""Entries of a directory that are read; cameras write some 60."""
+
+# Tags (CIPA DC-008, 4.6; TIFF 6.0).
+_EXIF, _INTEROP = 0x8769, 0xA005  # pointers to directories
+_THUMBNAIL, _THUMBNAIL_SIZE = 0x201, 0x202  # JPEGInterchangeFormat, and its length
+_ORIENTATION, _COLOUR_SPACE, _WIDTH, _HEIGHT = 0x0112, 0xA001, 0xA002, 0xA003
+_RESOLUTION = frozenset((0x011A, 0x011B, 0x0128))  # XResolution, YResolution, ResolutionUnit
+_GAMMA = 0xA500
+_INDEX = 0x0001
+"""InteroperabilityIndex: ``R03`` is the only sign of Adobe RGB in a photo without a profile (DCF
+2.0)."""
+
+_XP_TEXTS = frozenset(range(0x9C9B, 0x9CA0))  # XPTitle to XPSubject, of Windows, in UTF-16
+_TEXT_TAGS = _XP_TEXTS | {0x9286}  # and UserComment: text, though their type is bytes
 
 
 class _Entry(NamedTuple):
-    """A field; a directory for its value is one that it points to."""
+    """A field; its value is a list where the field points to a directory."""
 
     tag: int
     kind: int
@@ -34,7 +47,7 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The tags that stay, by directory, unless their value is one that says ``nothing``."""
+    """The tags that stay, by directory, except where the value is the default in ``nothing``."""
 
     image: frozenset[int]
     exif: frozenset[int]
@@ -44,56 +57,79 @@ class _Kept:
 
 
 _BASELINE = frozenset((
-    *(0x00FE, 0x00FF, 0x0100, 0x0101, 0x0102, 0x0103, 0x0106, 0x0107, 0x010D, 0x010E, 0x010F),
-    *(0x0110, 0x0112, 0x0115, 0x011A, 0x011B, 0x011C, 0x011D, 0x011E, 0x011F, 0x0128, 0x0129),
-    *(0x012D, 0x0131, 0x0132, 0x013B, 0x013C, 0x013E, 0x013F, 0x0211, 0x0212, 0x0213, 0x0214),
-    *(0x4746, 0x4749, 0x8298, 0x83BB, _EXIF, 0x8773, 0x882A, 0x9211, *range(0x9C9B, 0x9CA0)),
+    *(0x00FE, 0x00FF),  # NewSubfileType, SubfileType
+    *(0x0100, 0x0101, 0x0102),  # ImageWidth, ImageLength, BitsPerSample
+    *(0x0103, 0x0106, 0x0107),  # Compression, PhotometricInterpretation, Threshholding
+    *(0x010D, 0x010E, 0x010F, 0x0110),  # DocumentName, ImageDescription, Make, Model
+    *(_ORIENTATION, 0x0115),  # SamplesPerPixel
+    *_RESOLUTION,
+    *(0x011C, 0x011D),  # PlanarConfiguration, PageName
+    *(0x011E, 0x011F, 0x0129),  # XPosition and YPosition on the page, PageNumber
+    *(0x012D, 0x0131, 0x0132),  # TransferFunction, Software, DateTime
+    *(0x013B, 0x013C),  # Artist, HostComputer
+    *(0x013E, 0x013F),  # WhitePoint, PrimaryChromaticities
+    *range(0x0211, 0x0215),  # YCbCrCoefficients to ReferenceBlackWhite
+    *(0x4746, 0x4749),  # Rating, RatingPercent
+    *(0x8298, 0x83BB, 0x8773),  # Copyright, IPTC, ICC profile
+    *(_EXIF, 0x882A, 0x9211),  # TimeZoneOffset, ImageNumber
+    *_XP_TEXTS,
 ))  # fmt: skip
 _CAMERA = frozenset((
-    *(0x829A, 0x829D, 0x8822, 0x8824, 0x8827, 0x8828, 0x882A, 0x882B, *range(0x8830, 0x8836)),
-    *(0x9000, 0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9101, 0x9102, *range(0x9201, 0x920B)),
-    *(0x9211, 0x9214, 0x9286, 0x9290, 0x9291, 0x9292, *range(0x9400, 0x9406)),
-    *(*range(0xA000, 0xA006), 0xA20B, 0xA20C, 0xA20E, 0xA20F, 0xA210, 0xA214, 0xA215, 0xA217),
-    *(0xA300, 0xA301, 0xA302, *range(0xA401, 0xA40B), 0xA40C, 0xA420, *range(0xA430, 0xA43D)),
-    *(0xA460, 0xA461, 0xA462, 0xA500),
+    *(0x829A, 0x829D, 0x8822, 0x8824),  # ExposureTime, FNumber, program, SpectralSensitivity
+    *(0x8827, 0x8828, 0x882A, 0x882B),  # ISO, OECF, TimeZoneOffset, SelfTimerMode
+    *range(0x8830, 0x8836),  # SensitivityType to ISOSpeedLatitudezzz
+    *(0x9000, 0x9003, 0x9004),  # ExifVersion, DateTimeOriginal, DateTimeDigitized
+    *(0x9010, 0x9011, 0x9012),  # the offsets of these times from UTC
+    *(0x9101, 0x9102),  # ComponentsConfiguration, CompressedBitsPerPixel
+    *range(0x9201, 0x920B),  # ShutterSpeedValue to FocalLength
+    *(0x9211, 0x9214, 0x9286),  # ImageNumber, SubjectArea, UserComment
+    *(0x9290, 0x9291, 0x9292),  # the fractions of seconds of the times
+    *range(0x9400, 0x9406),  # Temperature to CameraElevationAngle
+    *(0xA000, _COLOUR_SPACE, _WIDTH, _HEIGHT, 0xA004, _INTEROP),  # Flashpix version, sound file
+    *(0xA20B, 0xA20C, 0xA20E, 0xA20F, 0xA210),  # FlashEnergy to FocalPlaneResolutionUnit
+    *(0xA214, 0xA215, 0xA217),  # SubjectLocation in the picture, ExposureIndex, SensingMethod
+    *(0xA300, 0xA301, 0xA302),  # FileSource, SceneType, CFAPattern
+    *range(0xA401, 0xA40B),  # CustomRendered to Sharpness
+    *(0xA40C, 0xA420),  # SubjectDistanceRange, ImageUniqueID
+    *range(0xA430, 0xA43D),  # owner, serial numbers, lens, title, photographer, editors
+    *(0xA460, 0xA461, 0xA462, _GAMMA),  # composite images
 ))  # fmt: skip
 _WITHOUT_LOCATION = _Kept(
     image=_BASELINE | _CAMERA - {_INTEROP},  # some programs write everything into one directory
     exif=_CAMERA,
-    interop=frozenset((0x0001, 0x0002, 0x1000, 0x1001, 0x1002)),
+    interop=frozenset((_INDEX, 0x0002, 0x1000, 0x1001, 0x1002)),  # version, related image
     thumbnail=_BASELINE - {_EXIF} | {_THUMBNAIL, _THUMBNAIL_SIZE},
 )
-"""The fields of the standard. Not among them: GPS (0x8825), maker notes (0x927C, 0xC634), XMP and
-Photoshop's blocks inside EXIF, makers' own fields, which nobody can tell the meaning of."""
+"""The fields of the standards. Left out are: GPS (0x8825), maker notes (0x927C, 0xC634), XMP
+(0x02BC) and Photoshop's blocks (0x8649) inside EXIF, DeviceSettingDescription (0xA40B), and the
+fields of single makers, whose meaning nobody can know."""
 
-_ORIENTATION, _COLOUR_SPACE, _WIDTH, _HEIGHT = 0x0112, 0xA001, 0xA002, 0xA003
-_INDEX = 0x0001
-"""The only trace of Adobe's colours in a photo without a profile (DCF 2.0: ``R03``)."""
+_DEFAULTS: dict[int, int | bytes] = {_ORIENTATION: 1, _COLOUR_SPACE: 1, _INDEX: b"R98"}
+"""Upright, sRGB, and sRGB again: viewers assume these without the field."""
 
-_USUAL: dict[int, int | bytes] = {_ORIENTATION: 1, _COLOUR_SPACE: 1, _INDEX: b"R98"}
-_MINIMAL_IMAGE = frozenset((_ORIENTATION, 0x011A, 0x011B, 0x0128, _EXIF))
-_MINIMAL_EXIF = frozenset((_COLOUR_SPACE, _WIDTH, _HEIGHT, _INTEROP, 0xA500))
+_MINIMAL_IMAGE = _RESOLUTION | {_ORIENTATION, _EXIF}
+_MINIMAL_EXIF = frozenset((_COLOUR_SPACE, _WIDTH, _HEIGHT, _INTEROP, _GAMMA))
 _MINIMAL_INTEROP = frozenset((_INDEX,))
 
 
 def without_location(data: bytes, effort: Effort) -> bytes:
-    """A TIFF structure without positions, maker notes and what cannot be read."""
-    return _Reader(data, _WITHOUT_LOCATION, effort).anew()
+    """A TIFF structure without positions, maker notes, and fields that cannot be read."""
+    return _Reader(data, _WITHOUT_LOCATION, effort).rewritten()
 
 
 def minimal(data: bytes, effort: Effort, size: tuple[int, int]) -> bytes:
     """Orientation, resolution and colour space of a picture of ``size`` pixels.
 
-    A size that differs from the picture's own stays: browsers show the picture in that size where
-    the resolution fits it (the HTML standard's density-corrected dimensions).
+    A size that differs from the image's own stays: browsers show the image in that size where the
+    resolution fits it (the HTML standard's density-corrected dimensions).
     """
-    nothing = {**_USUAL, _WIDTH: size[0], _HEIGHT: size[1]}
+    nothing = {**_DEFAULTS, _WIDTH: size[0], _HEIGHT: size[1]}
     kept = _Kept(_MINIMAL_IMAGE, _MINIMAL_EXIF, _MINIMAL_INTEROP, nothing=nothing)
-    return _Reader(data, kept, effort).anew()
+    return _Reader(data, kept, effort).rewritten()
 
 
 class _Reader:
-    """Reads what is kept, and notices whether anything is left out."""
+    """Reads the fields that stay, and notices whether anything is left out."""
 
     def __init__(self, data: bytes, kept: _Kept, effort: Effort) -> None:
         order = _ORDERS.get(data[:4])
@@ -105,12 +141,12 @@ class _Reader:
         self._order = order
         self._record = struct.Struct(f"{order}HHI4s")
         self._long = struct.Struct(f"{order}I")
-        self._directories: set[int] = set()
-        self._read = [(0, 8)]
+        self._directories: set[int] = set()  # offsets: a directory that is read twice is a loop
+        self._read = [(0, _HEADER)]  # ranges of ``data`` to which something points
         self._left_out = False
 
-    def anew(self) -> bytes:
-        """The structure with what is kept: ``data`` itself when that is all of it."""
+    def rewritten(self) -> bytes:
+        """The structure with the fields that stay: ``data`` itself where all of them do."""
         start = self._long.unpack_from(self._data, 4)[0]
         image, following = self._directory(start, self._kept.image)
         second = self._thumbnail(following) if following else []
@@ -119,22 +155,22 @@ class _Reader:
         return self._written(image, second) if image else b""
 
     def _directory(self, start: int, kept: frozenset[int]) -> tuple[list[_Entry], int]:
-        """The entries of a directory that stay, and the offset of the one that follows it.
+        """The entries of a directory that stay, and the offset of the directory that follows it.
 
-        Of one that is longer than its block, or than any program writes it, the first ones are
-        read, as browsers do: the picture may be turned.
+        Where a directory is longer than its block, or than any program writes it, its first entries
+        are read, as browsers do: one of them may turn the picture.
         """
         count = struct.unpack_from(f"{self._order}H", self._data, start)[0]
         if start in self._directories:
             raise UnreadableError("a directory that is read already")
         self._directories.add(start)
-        end = start + 2 + 12 * count
-        table = self._data[start + 2 : min(end, start + 2 + 12 * _MOST_ENTRIES)]
-        self._effort.take(FIELD_COST * len(table) // 12)
-        self._left_out |= len(table) < 12 * count
+        end = start + 2 + _ENTRY * count
+        table = self._data[start + 2 : min(end, start + 2 + _ENTRY * _MOST_ENTRIES)]
+        self._effort.take(FIELD_COST * len(table) // _ENTRY)
+        self._left_out |= len(table) < _ENTRY * count
         self._read.append((start, min(end + 4, len(self._data))))
         entries = []
-        for at in range(0, len(table) - 11, 12):
+        for at in range(0, len(table) - _ENTRY + 1, _ENTRY):
             tag, kind, length, inline = self._record.unpack_from(table, at)
             entry = self._entry(tag, kind, length, inline) if tag in kept else None
             if entry is None:
@@ -145,7 +181,7 @@ class _Reader:
         return entries, self._long.unpack(following)[0] if len(following) == 4 else 0
 
     def _entry(self, tag: int, kind: int, length: int, inline: bytes) -> _Entry | None:
-        """A field, or None where it tells a position, tells nothing, or cannot be read."""
+        """A field, or None where it holds a position or a default, or cannot be read."""
         if tag in (_EXIF, _INTEROP):
             inner = self._inner(tag, self._long.unpack(inline)[0])
             return _Entry(tag, _LONG, 1, inner) if inner else None
@@ -163,15 +199,15 @@ class _Reader:
         return self._at(self._long.unpack(inline)[0], size)
 
     def _at(self, start: int, size: int) -> bytes:
-        """A value that stands elsewhere; nothing when it sticks out."""
-        if start < 8 or start + size > len(self._data):
+        """A value that stands outside of its directory; nothing where it exceeds the block."""
+        if start < _HEADER or start + size > len(self._data):
             return b""
         self._effort.take(size)
         self._read.append((start, start + size))
         return self._data[start : start + size]
 
     def _inner(self, tag: int, start: int) -> list[_Entry]:
-        """A directory that is pointed to; none that follows it, and nothing of a broken one."""
+        """The directory at ``start``; nothing of a broken one, nor of one that follows it."""
         try:
             kept = self._kept.exif if tag == _EXIF else self._kept.interop
             entries, following = self._directory(start, kept)
@@ -181,7 +217,7 @@ class _Reader:
         return entries
 
     def _thumbnail(self, start: int) -> list[_Entry]:
-        """The directory of the thumbnail, with its JPEG; nothing of what tells more than pixels."""
+        """The directory of the thumbnail, with its JPEG; nothing if that has its own metadata."""
         try:
             entries, following = self._directory(start, self._kept.thumbnail)
             whole = {entry.tag: entry for entry in entries}
@@ -201,7 +237,7 @@ class _Reader:
         return int(self._long.unpack(entry.value)[0])
 
     def _all_was_read(self) -> bool:
-        """Whether only zeros stand where nothing points to."""
+        """Whether the bytes to which nothing points are all zero."""
         done = 0
         for start, stop in sorted(self._read):
             if start > done and self._data[done:start].strip(b"\0"):
@@ -210,28 +246,28 @@ class _Reader:
         return not self._data[done:].strip(b"\0")
 
     def _written(self, image: list[_Entry], second: list[_Entry]) -> bytes:
-        first = self._table(image, 8)
-        follows = 8 + len(first) if second else 0
-        self._long.pack_into(first, 2 + 12 * len(image), follows)
-        head = self._data[:4] + self._long.pack(8)
+        first = self._table(image, _HEADER)
+        follows = _HEADER + len(first) if second else 0
+        self._long.pack_into(first, 2 + _ENTRY * len(image), follows)
+        head = self._data[:4] + self._long.pack(_HEADER)
         return b"".join((head, first, self._table(second, follows) if second else b""))
 
     def _table(self, entries: list[_Entry], start: int) -> bytearray:
-        """A directory that stands at ``start``, its values and inner directories behind it."""
+        """A directory that stands at ``start``, with its values and inner directories after it."""
         table = bytearray(struct.pack(f"{self._order}H", len(entries)))
         values = bytearray()
-        place = start + 2 + 12 * len(entries) + 4
+        place = start + 2 + _ENTRY * len(entries) + 4  # the last four: which directory follows
         for tag, kind, length, value in entries:
             at = place + len(values)
             data = self._table(value, at) if isinstance(value, list) else value
-            inline = bytes(data) if len(data) <= 4 else self._long.pack(at)
+            inline = bytes(data) if len(data) <= 4 else self._long.pack(at)  # "4s" pads with zeros
             table += self._record.pack(tag, kind, length, inline)
             if len(data) > 4:
                 values += data
-                values += b"\0" * (len(data) & 1)
+                values += b"\0" * (len(data) & 1)  # values begin at even offsets
         return table + bytes(4) + values
 
 
 def _with_picture(entry: _Entry, jpeg: bytes) -> _Entry:
-    """The offset of a thumbnail is written as any value is: where its bytes come to stand."""
+    """Replace the old offset of the thumbnail by its bytes: ``_table`` writes the new offset."""
     return entry._replace(value=jpeg) if entry.tag == _THUMBNAIL else entry

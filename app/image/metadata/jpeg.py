@@ -1,4 +1,4 @@
-"""Metadata of a JPEG: segments for applications (APPn) and comments (COM)."""
+"""Metadata of a JPEG: application segments (APPn) and comments (COM)."""
 
 import hashlib
 import re
@@ -8,22 +8,40 @@ from itertools import groupby
 from typing import NamedTuple
 
 from app.image.info import ImageInfo
-from app.image.jpeg import EOI, SOF_MARKERS, SOS
+from app.image.jpeg import (
+    APP0,
+    COM,
+    DAC,
+    DHP,
+    DHT,
+    DNL,
+    DQT,
+    DRI,
+    EOI,
+    EXP,
+    SOF_MARKERS,
+    SOS,
+    START,
+    marker_at,
+)
 from app.image.metadata import places, xmp
 from app.image.metadata.blocks import EXIF, PHOTOSHOP, XMP, Blocks
 from app.image.metadata.edits import Edit, Effort, readable
 
-_OF_THE_PICTURE = SOF_MARKERS | {0xC4, 0xCC, SOS, 0xDB, 0xDC, 0xDD, 0xDE, 0xDF}
+_OF_THE_PICTURE = SOF_MARKERS | {DHT, DAC, SOS, DQT, DNL, DRI, DHP, EXP}
+_JFIF, _PROFILE, _DUCKY, _ADOBE = b"JFIF\0", b"ICC_PROFILE\0", b"Ducky", b"Adobe"
+# Extended XMP (XMP specification, part 3): the first packet names the MD5 of a second one, which
+# comes in parts. A part has a name, that MD5, the length of the whole packet, and an offset in it.
 _EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _GUID = re.compile(rb"HasExtendedXMP\s*(?:=\s*[\"']|>)\s*([0-9A-Fa-f]{32})")
 _PART_HEAD = struct.Struct(">32sII")
-_LONGEST = 0xFFFF - 2
-_COM = 0xFE
-_JFIF_SIZE, _ADOBE_SIZE = 14, 12
+_LONGEST = 0xFFFF - 2  # a segment's length is 16 bits and includes itself
+_JFIF_SIZE = 14  # JFIF 1.02 without its thumbnail
+_ADOBE_SIZE = 12  # with the colour transform last (Adobe TN 5116)
 
 
 class _Segment(NamedTuple):
-    """One that may go: ``name`` is how it begins where that is known, and ``start`` its key."""
+    """A segment that may go: ``name`` is how its payload begins, empty where that is unknown."""
 
     start: int
     marker: int
@@ -31,24 +49,25 @@ class _Segment(NamedTuple):
     payload: bytes
 
 
+_APP1, _APP13 = APP0 + 1, APP0 + 13
 _NAMES = {
-    0xE0: (b"JFIF\0",),
-    0xE1: (EXIF, XMP, _EXTENDED_XMP),
-    0xE2: (b"ICC_PROFILE\0",),
-    0xEC: (b"Ducky",),
-    0xED: (PHOTOSHOP,),
-    0xEE: (b"Adobe",),
+    APP0: (_JFIF,),
+    _APP1: (EXIF, XMP, _EXTENDED_XMP),
+    APP0 + 2: (_PROFILE,),
+    APP0 + 12: (_DUCKY,),  # the quality setting of Photoshop's "Save for Web"
+    _APP13: (PHOTOSHOP,),
+    APP0 + 14: (_ADOBE,),
 }
-"""The only segments that are looked at. Left out are all others: further pictures (MPF, and the
-announcement of a gain map), makers' segments of their own, Content Credentials (JUMBF), whose
-signature is over the file as it was."""
+"""The only application segments that are read. All others are removed: indexes of further pictures
+(MPF, gain maps), makers' own segments, and Content Credentials (JUMBF), whose signature is over the
+file as it was."""
 
 
 def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> Iterator[Edit]:
-    """The edits that leave of a JPEG what the policy lets pass, and nothing after its EOI.
+    """Yield the edits that apply the policy to a JPEG, and remove all bytes after its EOI.
 
-    Of several blocks of EXIF viewers read the first one; without it a later one must not turn the
-    picture.
+    Viewers read the first of several blocks of EXIF. If that one goes, a later one must not turn
+    the picture, so all later ones are removed.
     """
     blocks = Blocks(info, effort, minimal=minimal)
     found = [
@@ -56,8 +75,9 @@ def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> I
         for segment in info.segments
         if segment[0] not in _OF_THE_PICTURE and segment[0] != EOI
     ]
-    left = {each.start: _written(each.marker, _left(each, blocks)) for each in found}
-    left |= {each.start: b"" for each in [each for each in found if each.name == EXIF][1:]}
+    left = {segment.start: _written(segment.marker, _left(segment, blocks)) for segment in found}
+    exifs = [segment.start for segment in found if segment.name == EXIF]
+    left |= dict.fromkeys(exifs[1:], b"")
     if not minimal:
         left |= _photoshop(found, blocks)
         left |= _xmp(found, effort)
@@ -70,25 +90,25 @@ def _segment(view: memoryview, marker: int, start: int, stop: int) -> _Segment:
     return _Segment(start, marker, next(names, b""), payload)
 
 
-def _left(each: _Segment, blocks: Blocks) -> bytes:
-    """What is left of the payload of a segment that is a block by itself."""
-    payload = each.payload
-    if each.marker == _COM or each.name == b"Ducky":
+def _left(segment: _Segment, blocks: Blocks) -> bytes:
+    """What is left of the payload of a segment that is a block by itself.
+
+    Photoshop's resources and XMP may be in several segments: ``_photoshop`` and ``_xmp`` do these.
+    """
+    payload = segment.payload
+    if segment.marker == COM or segment.name == _DUCKY:
         return b"" if blocks.is_minimal or places.in_text(payload) else payload
-    match each.name:
-        case b"ICC_PROFILE\0":
-            return payload
-        case b"JFIF\0":
-            return _jfif(payload, thumbnail=not blocks.is_minimal)
-        case b"Adobe":
-            return payload[:_ADOBE_SIZE]
-        case b"Exif\0":
-            return blocks.exif(payload)
-    return b""
+    if segment.name == _PROFILE:
+        return payload
+    if segment.name == _JFIF:
+        return _jfif(payload, thumbnail=not blocks.is_minimal)
+    if segment.name == _ADOBE:
+        return payload[:_ADOBE_SIZE]
+    return blocks.exif(payload) if segment.name == EXIF else b""
 
 
 def _written(marker: int, *payloads: bytes) -> bytes:
-    """Segments of these payloads; none for an empty one, nor for one that has grown too long."""
+    """The segments with these payloads, but none for one that is empty or has become too long."""
     return b"".join(
         bytes((0xFF, marker)) + struct.pack(">H", len(payload) + 2) + payload
         for payload in payloads
@@ -97,54 +117,67 @@ def _written(marker: int, *payloads: bytes) -> bytes:
 
 
 def _jfif(payload: bytes, *, thumbnail: bool) -> bytes:
-    """JFIF with its thumbnail of so many pixels by so many, or without."""
+    """JFIF with or without its thumbnail, but without bytes after it.
+
+    The last two bytes before the thumbnail are its width and height; a pixel has three bytes.
+    """
     if len(payload) < _JFIF_SIZE:
         return b""
     if not thumbnail:
-        return payload[:12] + b"\0\0"
-    return payload[: _JFIF_SIZE + 3 * payload[12] * payload[13]]
+        return payload[: _JFIF_SIZE - 2] + b"\0\0"
+    width, height = payload[_JFIF_SIZE - 2 : _JFIF_SIZE]
+    return payload[: _JFIF_SIZE + 3 * width * height]
 
 
 def _photoshop(found: Sequence[_Segment], blocks: Blocks) -> dict[int, bytes]:
-    """Photoshop's segments one after another are one list of resources, cut where it was long."""
+    """What is left of Photoshop's segments. Consecutive ones hold one long list of resources."""
     left: dict[int, bytes] = {}
-    for name, run in groupby(found, key=lambda each: each.name):
+    for name, run in groupby(found, key=lambda segment: segment.name):
         if name == PHOTOSHOP:
             segments = list(run)
-            whole = b"".join(each.payload[len(name) :] for each in segments)
+            whole = b"".join(segment.payload[len(name) :] for segment in segments)
             resources = blocks.photoshop(whole)
             if resources == whole:
-                left |= {each.start: _written(each.marker, each.payload) for each in segments}
+                left |= {
+                    segment.start: _written(segment.marker, segment.payload) for segment in segments
+                }
             else:
-                left[segments[0].start] = _written(0xED, *_chunks(name, resources))
+                left[segments[0].start] = _written(_APP13, *_split(name, resources))
     return left
 
 
-def _chunks(head: bytes, data: bytes) -> Iterator[bytes]:
+def _split(head: bytes, data: bytes) -> Iterator[bytes]:
+    """The data in payloads that fit into a segment, each after ``head``."""
     step = _LONGEST - len(head)
     return (head + data[at : at + step] for at in range(0, len(data), step))
 
 
 def _xmp(found: Sequence[_Segment], effort: Effort) -> dict[int, bytes]:
-    """XMP packets, and the extended one that the first of them names; no parts of any other."""
-    packets = [each for each in found if each.name == XMP]
-    names_another = next((each for each in packets if _GUID.search(each.payload)), None)
+    """What is left of the XMP packets, and of the extended packet that one of them names.
+
+    Parts of any other extended packet are removed.
+    """
+    packets = [segment for segment in found if segment.name == XMP]
+    naming = next((segment for segment in packets if _GUID.search(segment.payload)), None)
     left = {
-        each.start: _packet(readable(xmp.without_location, each.payload[len(XMP) :], effort))
-        for each in packets
+        segment.start: _packet(readable(xmp.without_location, segment.payload[len(XMP) :], effort))
+        for segment in packets
     }
-    if names_another is not None:
-        parts = [each for each in found if each.name == _EXTENDED_XMP]
-        left |= _extended(names_another, parts, effort)
+    if naming is not None:
+        parts = [segment for segment in found if segment.name == _EXTENDED_XMP]
+        left |= _extended(naming, parts, effort)
     return left
 
 
 def _packet(packet: bytes) -> bytes:
-    return _written(0xE1, XMP + packet) if packet else b""
+    return _written(_APP1, XMP + packet) if packet else b""
 
 
 def _extended(first: _Segment, parts: Sequence[_Segment], effort: Effort) -> dict[int, bytes]:
-    """What is left of a packet and of the extended one that it names; nothing to add without."""
+    """What is left of a packet and of the extended one that it names.
+
+    Nothing, where the extended packet goes: then the first one must not name it.
+    """
     guid = _GUID.findall(first.payload)[0]
     own = [part for part in parts if part.payload.startswith(guid, len(_EXTENDED_XMP))]
     whole = _joined(own)
@@ -153,17 +186,17 @@ def _extended(first: _Segment, parts: Sequence[_Segment], effort: Effort) -> dic
     if guid not in packet:
         return {}
     if rest == whole:
-        stay = {each.start: _written(0xE1, each.payload) for each in own}
+        stay = {segment.start: _written(_APP1, segment.payload) for segment in own}
         return stay | {first.start: _packet(packet)}
     new = hashlib.md5(rest, usedforsecurity=False).hexdigest().upper().encode()
     return {
-        own[0].start: _written(0xE1, *_parts(new, rest)),
+        own[0].start: _written(_APP1, *_parts(new, rest)),
         first.start: _packet(packet.replace(guid, new)),
     }
 
 
 def _joined(parts: Sequence[_Segment]) -> bytes:
-    """An extended packet from its parts; nothing when one is missing."""
+    """The extended packet from its parts; nothing where one is missing."""
     at = len(_EXTENDED_XMP)
     ordered = sorted((_PART_HEAD.unpack_from(part.payload, at)[2], part.start, part.payload)
                      for part in parts if len(part.payload) > at + _PART_HEAD.size)  # fmt: skip
@@ -186,17 +219,18 @@ def _parts(guid: bytes, packet: bytes) -> Iterator[bytes]:
 def _between(
     view: memoryview, segments: Sequence[tuple[int, int, int]], left: dict[int, bytes]
 ) -> Iterator[Edit]:
-    """The edits to segments, to strays between them (the rest of a comment), and to the tail.
+    """Yield the edits to segments, to stray bytes between them, and to bytes after EOI.
 
-    Filler between segments (FF, as T.81 allows it, and the zeros of webcams) hides nothing.
+    Stray bytes may be the rest of a comment. Filler stays: it is FF (T.81, B.1.1.2), or zeros from
+    webcams.
     """
-    done: int | None = 2
+    done: int | None = len(START)
     for marker, start, stop in segments:
-        begin = start - (2 if marker == EOI else 4)
+        begin = marker_at(marker, start)
         if done is not None and bytes(view[done:begin]).strip(b"\xff\0"):
             yield done, begin, b""
         if (new := left.get(start)) is not None and new != view[begin:stop]:
             yield begin, stop, new
-        done = None if marker == SOS else stop  # after it comes coded data
+        done = None if marker == SOS else stop  # coded data follows an SOS
     if stop < len(view):
         yield stop, len(view), b""

@@ -1,4 +1,4 @@
-"""Where a text or the name of a field tells a position."""
+"""Recognizes positions, by the name of a field or in a text."""
 
 import re
 
@@ -8,9 +8,9 @@ _NAME = re.compile(
     r"|(?<!authors)(?<!com)(?<!dis)position(?!ing)",
     re.IGNORECASE,
 )
-"""Of fields that programs fill in, of maker notes and of pictures within the metadata, which have
-metadata of their own. A film's latitude, ``YCbCrPositioning``, ``composition`` and ``geometry``
-are about the picture, and ``AuthorsPosition`` is a post in an office."""
+"""Names of fields that hold a position, a maker note, or a thumbnail (which may have its own
+metadata). Some names only look so: ``ISOSpeedLatitude``, ``YCbCrPositioning``, ``composition`` and
+``geometry`` are about the picture, and ``AuthorsPosition`` is a job title."""
 
 _TEXT = re.compile(
     rb"(?:gps[a-z]{0,16}|latitude|longt?itude|(?<![a-z])(?:lat|long?|lng|geo))"
@@ -18,11 +18,11 @@ _TEXT = re.compile(
     rb"|[-+]\d{1,2}\.\d{3,15}[-+]\d{1,3}\.\d{3}",
     re.IGNORECASE,
 )
-"""Coordinates as programs write them into comments (``"lat": 48.1``, ``GPSLatitude=48``,
-ISO 6709). A person's sentence that names a place is no such text."""
+"""Coordinates as programs write them into comments: ``"lat": 48.1``, ``GPSLatitude=48``, and ISO
+6709. A sentence that names a place does not match. The bounds on repeats keep the search linear."""
 
 _LONGEST_TEXT = 1 << 20
-"""Bytes; a search holds the interpreter's lock, up to a tenth of a second for that many."""
+"""Bytes. A search holds the interpreter's lock, for up to a tenth of a second at this length."""
 
 
 def in_name(name: str) -> bool:
@@ -31,5 +31,8 @@ def in_name(name: str) -> bool:
 
 
 def in_text(text: bytes) -> bool:
-    """Whether a text tells coordinates; in UTF-16 too. So does one too long to look at."""
+    """Whether a text holds coordinates. A text too long to search counts as one that does.
+
+    Zeros are dropped first, so that text in UTF-16 is found too.
+    """
     return len(text) > _LONGEST_TEXT or _TEXT.search(text.replace(b"\0", b"")) is not None

@@ -1,4 +1,7 @@
-"""Metadata of a PNG: ancillary chunks, texts and ImageMagick's profiles among them."""
+"""Metadata of a PNG: ancillary chunks, among them texts and ImageMagick's profiles in texts.
+
+Section numbers are those of the W3C's PNG specification, third edition.
+"""
 
 import re
 import struct
@@ -13,23 +16,25 @@ from app.image.metadata.blocks import Blocks
 from app.image.metadata.edits import BLOCK_COST, Edit, Effort, UnreadableError, readable
 from app.image.png import chunks_of
 
+# mDCv and cLLi are older names of mDCV and cLLI.
 _TO_SHOW = frozenset((
     *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"tRNS", b"bKGD", b"pHYs"),
     *(b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi", b"sBIT"),
 ))  # fmt: skip
 _STANDARD = _TO_SHOW | {b"tIME", b"hIST", b"sPLT", b"oFFs", b"sCAL", b"sTER"}
-"""Left out are all others: nobody can tell what is in a chunk of one program's own."""
+"""The chunks that ``no-location`` keeps, besides texts and EXIF: those of the specification and its
+registered extensions. All others are removed: nobody can tell what is in a private chunk."""
 
-_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))
-_XMP = b"XML:com.adobe.xmp"
-_PROFILE = b"Raw profile type "
+_TEXTS = frozenset((b"tEXt", b"zTXt", b"iTXt"))  # section 11.3.3
+_XMP = b"XML:com.adobe.xmp"  # the keyword of XMP (XMP specification, part 3)
+_PROFILE = b"Raw profile type "  # the keyword of ImageMagick's profiles, before their name
 _COLOURS = frozenset((b"icc", b"icm"))
 _RAW = re.compile(rb"\s*(\S+)\s+(\d+)\s+([0-9a-fA-F\s]*)")
-_LINE = 72
+_LINE = 72  # digits in a line, as ImageMagick writes them
 
 
 class _Text(NamedTuple):
-    """A text chunk: ``head`` is all before the text, which is deflated where ``packed``."""
+    """A text chunk: ``head`` is all before the text; ``packed`` says that the text is deflated."""
 
     keyword: bytes
     head: bytes
@@ -38,12 +43,12 @@ class _Text(NamedTuple):
 
 
 def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> Iterator[Edit]:
-    """The edits that leave of a PNG what the policy lets pass, and nothing after its IEND."""
+    """Yield the edits that apply the policy to a PNG, and remove all bytes after its IEND."""
     blocks = Blocks(info, effort, minimal=minimal)
     stays = _TO_SHOW if minimal else _STANDARD
     end = len(view)
     for kind, start, stop in chunks_of(view):
-        end = stop + 4
+        end = stop + 4  # after the checksum
         if kind not in stays:
             new = _left(kind, view, start, stop, blocks)
             if new is not None:
@@ -70,30 +75,33 @@ def _chunk(kind: bytes, payload: bytes) -> bytes:
 
 
 def _text(kind: bytes, blocks: Blocks, payload: bytes, effort: Effort) -> bytes:
-    """A text chunk without what its text may not tell."""
+    """What is left of the payload of a text chunk."""
+    # Under ``minimal`` a profile may hold EXIF with the orientation; no other text stays.
     if kind not in _TEXTS or (blocks.is_minimal and not payload.startswith(_PROFILE)):
         return b""
     effort.take(BLOCK_COST + len(payload))
-    each = _READERS[kind](payload, effort)
-    rest = _left_of_text(each, blocks)
-    if rest == each.text:
+    text_chunk = _READERS[kind](payload, effort)
+    rest = _left_of_text(text_chunk, blocks)
+    if rest == text_chunk.text:
         return payload
-    return each.head + (zlib.compress(rest) if each.packed else rest) if rest else b""
+    return text_chunk.head + (zlib.compress(rest) if text_chunk.packed else rest) if rest else b""
 
 
-def _left_of_text(each: _Text, blocks: Blocks) -> bytes:
-    if each.keyword.startswith(_PROFILE):
-        name = each.keyword.removeprefix(_PROFILE)
-        return each.text if name in _COLOURS else _profile(each.text, blocks)
-    if each.keyword == _XMP:
-        return blocks.xmp(each.text)
-    keyword = each.keyword.decode("latin-1")
-    tells = "location" in keyword.lower() or places.in_name(keyword) or places.in_text(each.text)
-    return b"" if tells or blocks.is_minimal else each.text
+def _left_of_text(text_chunk: _Text, blocks: Blocks) -> bytes:
+    if text_chunk.keyword.startswith(_PROFILE):
+        name = text_chunk.keyword.removeprefix(_PROFILE)
+        return text_chunk.text if name in _COLOURS else _profile(text_chunk.text, blocks)
+    if text_chunk.keyword == _XMP:
+        return blocks.xmp(text_chunk.text)
+    keyword = text_chunk.keyword.decode("latin-1")
+    tells = (
+        "location" in keyword.lower() or places.in_name(keyword) or places.in_text(text_chunk.text)
+    )
+    return b"" if tells or blocks.is_minimal else text_chunk.text
 
 
 def _profile(text: bytes, blocks: Blocks) -> bytes:
-    """A block that ImageMagick writes as text: its name, its length, and hexadecimal digits."""
+    """What is left of a block that ImageMagick writes as text: name, length, hexadecimal digits."""
     match = _RAW.fullmatch(text)
     if match is None:
         raise UnreadableError("no profile in hexadecimal digits")
@@ -106,6 +114,10 @@ def _profile(text: bytes, blocks: Blocks) -> bytes:
     return b"\n%s\n%8d\n%s\n" % (match[1], len(rest), b"\n".join(lines)) if rest else b""
 
 
+# The readers of section 11.3.3: a keyword, a zero, and for iTXt the compression flag and method, a
+# language and a translated keyword, each with a zero after it.
+
+
 def _plain(payload: bytes, _: Effort) -> _Text:
     keyword, text = payload.split(b"\0", 1)
     return _Text(keyword, keyword + b"\0", text, packed=False)
@@ -113,6 +125,7 @@ def _plain(payload: bytes, _: Effort) -> _Text:
 
 def _deflated(payload: bytes, effort: Effort) -> _Text:
     keyword, rest = payload.split(b"\0", 1)
+    # The first byte is the compression method, of which only zlib exists.
     return _Text(keyword, keyword + b"\0" + rest[:1], _inflate(rest[1:], effort), packed=True)
 
 
@@ -132,7 +145,7 @@ _READERS: dict[bytes, Callable[[bytes, Effort], _Text]] = {
 
 
 def _inflate(data: bytes, effort: Effort) -> bytes:
-    """A deflated text, as long as there is room for it."""
+    """Inflate a text; UnreadableError where it is longer than may still be read."""
     inflater = zlib.decompressobj()
     text = inflater.decompress(data, max(effort.left, 1))
     effort.take(len(text))

@@ -1,8 +1,8 @@
-"""XMP (ISO 16684-1): an XML packet, and the same with some of its properties cut out.
+"""XMP (ISO 16684-1): an XML packet, and how to cut some of its properties out of it.
 
-The packet is edited as bytes, so that what stays is as it was. Expat finds the places: it reads
-nothing from elsewhere and expands no entity here, since a packet that declares a document type
-is not read at all (which XMP forbids it to have).
+The packet is edited as bytes, so that the rest stays as it was. Expat only finds the places to cut.
+It reads no external entity here, and expands no entity: a packet with a document type, which XMP
+forbids, is not read at all.
 """
 
 import re
@@ -59,37 +59,39 @@ _KNOWN = frozenset((
         )
     ),
 ))  # fmt: skip
-"""Schemas whose properties are known. Those of makers of phones, drones and gain maps are not
-among them, whatever they call a position or a picture behind the picture."""
+"""Schemas (namespaces) whose properties are known. The schemas of phones, drones and gain maps are
+not among them: they have many names for positions and for pictures after the end of the image."""
 
 _BARE = frozenset(("about", "ID", "nodeID", "parseType", "resource", "datatype"))
-"""Attributes of RDF that older programs write without its prefix."""
+"""Attributes of RDF that older programs write without a prefix."""
 
 _COST = 100
-"""What a tag counts for, in bytes that are read."""
+"""Bytes charged for each tag and attribute."""
 
+# As expat gives names: namespace, space, local name.
 _EXTENDED = f"{_ADOBE}xmp/note/ HasExtendedXMP"
 _ATTRIBUTE = re.compile(rb"\s+([^\s=<>/\"']+)\s*=\s*(\"[^\"]*\"|'[^']*')")
 _START_TAG = re.compile(rb"<[^\s<>/]+((?:%s)*)\s*/?>" % _ATTRIBUTE.pattern.replace(b"(", b"(?:"))
 
 
 def without_location(packet: bytes, effort: Effort) -> bytes:
-    """A packet without positions, maker notes, and properties that nobody knows."""
+    """A packet without positions, maker notes, and properties of unknown schemas."""
     return _cut(packet, effort, extended=False)
 
 
 def announcing(packet: bytes, effort: Effort) -> bytes:
-    """As ``without_location`` for the first packet of a JPEG whose extended one stays."""
+    """As ``without_location``, but keeps the property that names the extended packet of a JPEG."""
     return _cut(packet, effort, extended=True)
 
 
 def _cut(packet: bytes, effort: Effort, *, extended: bool) -> bytes:
     body = packet.rstrip(b"\0")
-    # A tag or an attribute takes far longer than the bytes of a value, and some far longer still.
+    # A tag or an attribute takes expat and the handlers far longer than the bytes of a value do.
     effort.take(len(body) + _COST * (body.count(b"<") + body.count(b"=")))
     cuts = _Cuts(body, extended=extended).places
     if not cuts:
         return packet
+    # The gaps between cuts stay. The padding of zeros goes.
     edges = [0, *(edge for cut in cuts for edge in cut), len(body)]
     return b"".join(body[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True))
 
@@ -101,8 +103,10 @@ class _Cuts:
         self._packet = packet
         self._extended = extended
         self._depth = 0
-        self._removing: tuple[int, int, int] | None = None  # depth, start, stop of an empty one
+        # The element that is being cut out: depth, start, and its stop if it is an empty tag.
+        self._removing: tuple[int, int, int] | None = None
         self.places: list[tuple[int, int]] = []
+        # A fixed encoding: in another one the byte positions would not be those of the packet.
         self._parser = parser = expat.ParserCreate("UTF-8", " ")
         parser.ordered_attributes = True
         parser.StartElementHandler = self._started
@@ -114,7 +118,9 @@ class _Cuts:
         try:
             parser.Parse(packet, True)
         finally:
-            del self._parser  # which holds this object: without the circle both go at once
+            # The parser refers to this object. Without the cycle both are freed at once, not by
+            # the garbage collector some time later.
+            del self._parser
 
     def _started(self, name: str, attributes: list[str]) -> None:
         self._depth += 1
@@ -123,20 +129,22 @@ class _Cuts:
         at = self._parser.CurrentByteIndex
         tag = _START_TAG.match(self._packet, at)
         if tag is None:
-            raise UnreadableError("a tag as only XML knows it")
+            raise UnreadableError("a tag that the pattern does not match")
         if not self._stays(name):
-            if self._depth == 1:
+            if self._depth == 1:  # nothing would be left
                 raise UnreadableError("no XMP")
             self._removing = self._depth, at, tag.end() if tag[0].endswith(b"/>") else 0
         elif tag[1]:
             self._check_attributes(iter(attributes[::2]), tag)
 
     def _check_attributes(self, names: Iterator[str], tag: re.Match[bytes]) -> None:
+        """Cut attributes out of a tag that stays. ``names`` are expat's, without xmlns."""
         for match in _ATTRIBUTE.finditer(self._packet, tag.start(1), tag.end(1)):
             if match[1] == b"xmlns" or match[1].startswith(b"xmlns:"):
+                # An address with an entity in it cannot be compared. The names that use it are.
                 stays = b"&" in match[2] or match[2][1:-1].decode() in _KNOWN
             else:
-                name = next(names, "")  # not one that expat tells of: goes
+                name = next(names, "")  # an attribute that expat does not report goes
                 stays = name in _BARE or self._stays(name)
             if not stays:
                 self.places.append(match.span())
@@ -150,21 +158,23 @@ class _Cuts:
     def _ended(self, _name: str) -> None:
         if self._removing is not None and self._removing[0] == self._depth:
             start, stop = self._removing[1:]
+            # At an end tag, the current position is that of its "<".
             end = stop or self._packet.index(b">", self._parser.CurrentByteIndex) + 1
             self.places.append((start, end))
             self._removing = None
         self._depth -= 1
 
     def _instruction(self, target: str, text: str) -> None:
+        """Keep XMP's own packet markers, unless one has swallowed a part of the packet."""
         if target != "xpacket" or "<" in text:
             self._markup(b"?>")
 
     def _markup(self, end: bytes) -> None:
-        """Cut out a comment or an instruction, which may hold what was deleted."""
+        """Cut out a comment or an instruction: it may hold deleted properties."""
         if self._removing is None:
             at = self._parser.CurrentByteIndex
             self.places.append((at, self._packet.index(end, at) + len(end)))
 
     @staticmethod
     def _refused(*_: object) -> None:
-        raise UnreadableError("markup that XMP does not have")
+        raise UnreadableError("markup that XMP does not allow")
