@@ -1,8 +1,8 @@
-"""A bounded amount of something in this process, shared out by API key.
+"""A limited amount of something in one process, shared out by API key.
 
-Who takes much waits behind itself and not in front of others: each key has a queue of its own,
-queues take turns, and no key ever holds more than its share. Knows no Flask and no Redis, and
-waits as ``threading`` does, so that it holds for threads and for greenlets alike.
+Each key has its own queue, and the queues take turns. So a key with many requests delays itself
+and not the others, and no key ever holds more than its share. Knows no Flask and no Redis. It waits
+with ``threading``, which gevent replaces, so it serves threads and greenlets alike.
 """
 
 import threading
@@ -15,24 +15,26 @@ from dataclasses import dataclass, field
 from app.errors import too_many_at_once, unavailable
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # eq=False: the same amount does not make two requests equal
 class _Request:
+    """One wait for ``amount``; ``granted`` is set when the key holds it."""
+
     amount: float
     granted: threading.Event = field(default_factory=threading.Event)
 
 
 class Shares:
-    """``total`` of ``what``, of which each key may hold ``share`` at once.
+    """``total`` units of ``what``, of which each key may hold ``share`` at once.
 
-    What is larger than ``share`` counts as ``share``, so that something is always left for
-    others. A small request passes a larger one for which there is no room yet.
+    A request for more than ``share`` counts as ``share``, so that something is always left for
+    other keys. A small request overtakes a larger one for which there is no room yet.
     """
 
     def __init__(self, what: str, *, total: float, share: float) -> None:
         self._what, self._total, self._share = what, total, min(share, total)
         self._lock = threading.Lock()
         self._held: dict[str, float] = {}
-        self._queues: dict[str, deque[_Request]] = {}  # whose turn it is first
+        self._queues: dict[str, deque[_Request]] = {}  # the first key has the next turn
         self.in_use: float = 0
 
     @property
@@ -43,16 +45,17 @@ class Shares:
 
     @contextmanager
     def taken(self, key: str, amount: float = 1, until: float = 0) -> Iterator[None]:
-        """Hold ``amount`` for the key; wait for it until then (of ``time.monotonic()``) at most.
+        """Hold ``amount`` for the key, after waiting for it up to ``until`` (``time.monotonic()``).
 
-        Raises the 429 ``too_many_at_once`` when it was the key's own share that did not suffice,
-        and the 503 ``overloaded`` when others have the rest.
+        Raises the 429 ``too_many_at_once`` when the key already holds too much of its share, and
+        the 503 ``overloaded`` when other keys hold the rest.
         """
         request = _Request(min(amount, self._share))
         with self._lock:
             self._queues.setdefault(key, deque()).append(request)
             self._grant()
         try:
+            # wait() raises OverflowError above TIMEOUT_MAX, and ``until`` may be infinite.
             left = min(until - time.monotonic(), threading.TIMEOUT_MAX)
             if not request.granted.wait(max(left, 0)):
                 self._refuse(key, request)
@@ -61,25 +64,26 @@ class Shares:
             self._leave(key, request)
 
     def _grant(self) -> None:
-        """Let in whoever fits, one of each key in turn."""
+        """Grant every request for which there is room, one of each key in turn."""
         while (found := next(self._fitting(), None)) is not None:
             key, request = found
             queue = self._queues.pop(key)
             queue.remove(request)
             if queue:
-                self._queues[key] = queue  # behind all others
+                self._queues[key] = queue  # now last: a dict keeps the order of insertion
             self._held[key] = self._held.get(key, 0) + request.amount
             self.in_use += request.amount
             request.granted.set()
 
     def _fitting(self) -> Iterator[tuple[str, _Request]]:
+        """Yield the waiting requests that fit into what is free and into their key's share."""
         for key, queue in self._queues.items():
             room = min(self._share - self._held.get(key, 0), self._total - self.in_use)
             yield from ((key, request) for request in queue if request.amount <= room)
 
     def _refuse(self, key: str, request: _Request) -> None:
         with self._lock:
-            if request.granted.is_set():  # just as the time was over
+            if request.granted.is_set():  # between the timeout and the lock
                 return
             held = self._held.get(key, 0)
             own = held + request.amount > self._share
@@ -91,6 +95,7 @@ class Shares:
             if request.granted.is_set():
                 self.in_use -= request.amount
                 self._held[key] -= request.amount
+                # Keys come and go: an empty entry for each would grow without end.
                 if not self._held[key]:
                     del self._held[key]
             else:

@@ -229,7 +229,7 @@ class _Reader:
             self._left_out = True
             return []
         self._left_out |= bool(following)
-        return [_with_picture(entry, jpeg) for entry in entries]
+        return [_with_thumbnail(entry, jpeg) for entry in entries]
 
     def _number(self, entry: _Entry) -> int:
         if entry.kind != _LONG or entry.length != 1 or not isinstance(entry.value, bytes):
@@ -268,6 +268,6 @@ class _Reader:
         return table + bytes(4) + values
 
 
-def _with_picture(entry: _Entry, jpeg: bytes) -> _Entry:
+def _with_thumbnail(entry: _Entry, jpeg: bytes) -> _Entry:
     """Replace the old offset of the thumbnail by its bytes: ``_table`` writes the new offset."""
     return entry._replace(value=jpeg) if entry.tag == _THUMBNAIL else entry
