@@ -8,10 +8,12 @@ from app import create_app
 from app.config import ConfigError
 from app.ops.local import settings_of_stack
 
-if "FLASK_RUN_FROM_CLI" in os.environ and (  # Flask sets it for its commands
+# Flask sets FLASK_RUN_FROM_CLI for its commands. Only these look for a running `make run`: a
+# server must never take settings from a file that happens to be there.
+if "FLASK_RUN_FROM_CLI" in os.environ and (
     found := settings_of_stack(Path(__file__).parent / "var", os.environ)
 ):
-    print("With the servers of the running `make run`.", file=sys.stderr)
+    print("Using the servers of the running `make run`.", file=sys.stderr)
     os.environ.update(found)
 
 try:

@@ -1,4 +1,4 @@
-"""The image upload service: one folder a wing, and above them what puts the wings together."""
+"""The image upload service. Each folder is a wing; the modules above them join the wings."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    """``create_app``, loaded when it is asked for: an import of one wing loads no other."""
+    """Load ``create_app`` when it is asked for, so that importing one wing loads no other."""
     if name != "create_app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from app.wiring import create_app

@@ -1,4 +1,4 @@
-"""Whose request it is, and GET /upload/limits: what that key may do."""
+"""Finds the API key of a request, and answers GET /upload/limits: what that key may do."""
 
 from flask import Blueprint, Response, g, jsonify, request
 
@@ -13,8 +13,9 @@ blueprint = Blueprint("access", __name__, url_prefix="/upload")
 
 
 def authenticate(service: Service) -> ApiKey:
-    """The key of this request: the header, or the query where there is none. Raises the 401."""
-    header = request.headers.get("x-api-key", "").encode("latin-1")  # as WSGI has it
+    """The key of this request, from its header or else its query. Raises the 401."""
+    # WSGI decodes headers as Latin-1 (PEP 3333); the digest is of the bytes that were sent.
+    header = request.headers.get("x-api-key", "").encode("latin-1")
     api_key = service.keys.authenticate(header or request.args.get("x-api-key"))
     g.key_id = api_key.id
     return api_key
@@ -22,7 +23,7 @@ def authenticate(service: Service) -> ApiKey:
 
 @blueprint.get("/limits")
 def limits() -> Response:
-    """What the owner of a key may do; costs no rate and needs no role."""
+    """Say what a key may do. Costs no rate and needs no role."""
     service = Service.current()
     api_key = authenticate(service)
     with redis_errors(), service.redis.pipeline(transaction=False) as pipe:

@@ -1,13 +1,14 @@
-"""One upload from its admission to its end: stored and acknowledged, or as if it had never been.
+"""One upload from its admission to its end: it is stored and acknowledged, or leaves nothing.
 
-Knows no Flask. What must hold whatever happens, and when, is here and nowhere else:
+Knows no Flask. The rules that must hold at each moment and for each failure are all here:
 
-- Before a byte is stored the name stands in the journal; the step that takes it out is the one
-  that makes the upload stand. Whoever ends in between leaves a name for the sweep.
-- A result is answered once more only while its object is there.
+- Before a byte is stored, the upload's name is in the journal. One step takes the name out and
+  makes the upload stand. A process that dies before it leaves the name for the sweep.
+- A result is answered to a repeat only while its object is there.
 - Any error takes everything back: the object, the name, the lock of the idempotency key.
-- Where Redis may have remembered the result for a repeat, and did not say so, the object stays
-  for that repeat; if Redis has not, the sweep takes it.
+- One exception: when the answer of Redis to that step is lost, Redis may have remembered the
+  result for a repeat. Then the object stays for the repeat; if Redis did not remember, the sweep
+  deletes it.
 """
 
 import logging
@@ -27,7 +28,8 @@ from app.records.usage import Usage
 from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject
 
 RENEW_SECONDS = 15
-"""Seconds after which a name is entered anew, while its body comes."""
+"""A name is renewed after this time, while the body arrives: well below the minute after which
+the sweep takes names."""
 
 log = logging.getLogger("uploader.upload")
 
@@ -35,9 +37,9 @@ log = logging.getLogger("uploader.upload")
 class Attempt:
     """One upload of one API key; as a context manager it undoes itself on any error.
 
-    ``rate`` is what is left of the key's rate, None until Redis has said so. ``earlier`` is the
+    ``rate`` is the state of the key's rate, None until Redis has answered. ``earlier`` is the
     result of an earlier request with the same idempotency key, which answers this one too.
-    ``seconds`` bounds what comes after the body.
+    ``seconds`` is the time for everything after the body.
     """
 
     def __init__(
@@ -57,12 +59,13 @@ class Attempt:
         self._earlier_as_held = b""
         self._api_key = api_key
         self._redis, self._store, self._usage = redis, store, usage
+        # The last renewal may be RENEW_SECONDS before the end of the body.
         lock_seconds = int(seconds) + RENEW_SECONDS + 5
         self._entry = Entry(api_key.digest, self.name, idempotency_key, lock_seconds)
         self._clock = clock
         self._renew_at = 0.0
-        self._object_key: str | None = None  # as soon as the store may have an object
-        self._may_be_remembered = False  # while Redis may have taken the result unheard
+        self._object_key: str | None = None  # set as soon as the store may have an object
+        self._may_be_remembered = False  # Redis may have the result, but has not said so
         self._stands = False
 
     def __enter__(self) -> Self:
@@ -80,10 +83,10 @@ class Attempt:
     def admit(self, refusal: ApiError | None = None) -> None:
         """Count the request and enter its name, in one round trip.
 
-        Raises the 429 over the rate, then ``refusal`` (what is known to be wrong with the
-        request), then the 409 while an earlier request with the same idempotency key runs.
+        Raises, in this order: the 429 over the rate; ``refusal``, an error that the caller has
+        found already; the 409 while an earlier request with the same idempotency key runs.
         """
-        with self:
+        with self:  # a refused request must not leave its name and its lock behind
             with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
                 ratelimit.count(pipe, self._api_key.id, self._api_key.rate)
                 self._entry.begin(pipe)
@@ -96,11 +99,11 @@ class Attempt:
             self._renew_at = self._clock() + RENEW_SECONDS
 
     def renew(self) -> None:
-        """Enter the name anew when it is time: its lock ends, and the sweep takes old names.
+        """Renew the name and the lock if it is time: both would end during a slow body.
 
-        To be called while the body comes, as often as one likes. Raises the 409 when a repeat
-        has overtaken this request; that repeat answers the next one. A repeat itself has entered
-        no name, and so has none to renew.
+        The caller calls this after each piece of the body. Raises the 409 when a repeat with the
+        same idempotency key has overtaken this request. A request that will be answered with an
+        earlier result has no name to renew.
         """
         if self.earlier is not None or self._clock() < self._renew_at:
             return
@@ -114,11 +117,11 @@ class Attempt:
             raise journal.conflict()
 
     def replay(self, sha256: str) -> Result | None:
-        """The result of the earlier request; the 422 when that was another file.
+        """The result of the earlier request; raises the 422 when that was another file.
 
-        None when there was none, or when its object is gone: then that result is forgotten, and
-        this request is the first one. Raises the 503 when the store cannot say whether the
-        object is there: a 200 would be a guess, and a new object perhaps the second.
+        None when there was none, or when its object is gone: then this request replaces it.
+        Raises the 503 when the store cannot say whether the object is there: a 200 would be a
+        guess, and a new object might be a second one.
         """
         if self.earlier is None:
             return None
@@ -129,7 +132,7 @@ class Attempt:
             )
         if not self._store.holds(self.earlier.key, self.earlier.size, self.earlier.sha256):
             log.warning(
-                "an acknowledged object is gone, a repeat stores anew: %s", self.earlier.key
+                "an acknowledged object is gone, a repeat stores it again: %s", self.earlier.key
             )
             self._enter(instead_of=self._earlier_as_held)
             self.earlier = None
@@ -140,9 +143,9 @@ class Attempt:
         return self.earlier
 
     def store(self, image: StoredObject, deadline: float) -> None:
-        """Put the object into the store, before ``deadline`` (of ``time.monotonic()``).
+        """Put the object into the store before ``deadline`` (of ``time.monotonic()``).
 
-        Raises the 503 ``storage_unavailable``.
+        Raises the 503 ``storage_unavailable`` or ``overloaded``.
         """
         self._object_key = image.key
         try:
@@ -154,9 +157,9 @@ class Attempt:
             raise
 
     def commit(self, result: Result) -> None:
-        """Make the upload stand: from here on ``result`` can be answered, also to a repeat.
+        """Make the upload stand: from now on ``result`` is the answer, to repeats too.
 
-        Raises a 503 when it does not stand: Redis did not say so, the sweep was first, or a
+        Raises a 503 when it does not stand: Redis did not answer, the sweep was first, or a
         repeat has overtaken this request.
         """
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
@@ -164,11 +167,11 @@ class Attempt:
             self._usage.record(pipe, self._api_key.digest, uploads=1, size=result.size)
             self._may_be_remembered = self._entry.idempotency_key is not None
             stands, *counted = pipe.execute(raise_on_error=False)
-            self._may_be_remembered = False
+            self._may_be_remembered = False  # any answer, even an error, leaves no doubt
             if isinstance(stands, Exception):
                 raise stands
         for failure in counted:
-            if isinstance(failure, Exception):  # no reason to take the upload back
+            if isinstance(failure, Exception):  # the upload stands without its count
                 log.warning("usage not counted: %s", failure)
         self._stands = bool(stands)
         if not self._stands:
@@ -176,6 +179,7 @@ class Attempt:
             raise unavailable("storage_unavailable", cause)
 
     def _undo(self, error: BaseException) -> None:
+        """Take back the object, the name and the lock, as far as the servers can be reached."""
         if self._may_be_remembered:
             log.warning("left to a repeat or to the sweep: %s", self.name)
             return
@@ -183,6 +187,7 @@ class Attempt:
             self._delete(self._object_key)
         try:
             with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
+                # The sweep goes on looking, because the store may finish the write late.
                 self._entry.abort(pipe, sweep=self._object_key is not None)
                 self._count_refusal(pipe, error)
                 pipe.execute()
@@ -196,7 +201,7 @@ class Attempt:
             log.warning("could not delete %s, left to the sweep: %s", object_key, error.cause)
 
     def _count_refusal(self, pipe: Pipeline, error: BaseException) -> None:
-        """Count what the client did wrong; who has gone away did nothing wrong."""
+        """Count the mistakes of a client. One that has disconnected made none."""
         status = error.status if isinstance(error, ApiError) and not error.disconnected else 0
         rejected, rate_limited = int(status in (400, 413, 422)), int(status == 429)
         if rejected or rate_limited:

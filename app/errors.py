@@ -13,7 +13,7 @@ from typing import Any
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
-# code: (status, title). The table of the API reference, in one place.
+# code: (status, title). The API reference is checked against this table.
 CODES: dict[str, tuple[int, str]] = {
     "missing_api_key": (401, "API key missing"),
     "invalid_api_key": (401, "API key not accepted"),
@@ -47,10 +47,10 @@ CODES: dict[str, tuple[int, str]] = {
 class ApiError(Exception):
     """A refusal with a stable ``code`` for programs and a ``detail`` for people.
 
-    ``detail`` says what is wrong and what to do; ``extra`` holds further
+    ``detail`` says what is wrong and what to do. ``extra`` holds further
     members of the problem document (``limit``, ``actual``); ``headers`` are
-    added to the answer. ``cause`` is for the log only and never sent. ``status``
-    is given where HTTP has a closer one than the code's (414, 431).
+    added to the answer. ``cause`` goes to the log and is never sent. ``status``
+    replaces the code's own where HTTP has a closer one (414, 431).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ApiError(Exception):
 
 
 def too_many_at_once(cause: str, *, retry_after: int = 5) -> ApiError:
-    """The 429 of a key that holds its whole share already; ``cause`` goes to the log."""
+    """The 429 for a key that has its whole share already; ``cause`` goes to the log."""
     return ApiError(
         "too_many_at_once",
         "This API key has more uploads at work than its share of the service. Nothing was stored."
@@ -113,17 +113,17 @@ def unavailable(code: str, cause: str, *, retry_after: int = 5) -> ApiError:
     )
 
 
-# OpenSSL's X509_V_ERR_*; whatever else it says is about the authority.
+# OpenSSL's X509_V_ERR_* codes. All others are about the authority that signed.
 _CERTIFICATES = {9: "not valid yet", 10: "expired", 62: "for another host name",
                  64: "for another address"}  # fmt: skip
-# What OpenSSL, by its version, makes of an answer that is no TLS.
+# OpenSSL's reasons for an answer that is not TLS; they differ between its versions.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG")
 
 
 def tls_cause(error: BaseException | None) -> str | None:
-    """Why there is no TLS to Redis or the store, for ``unavailable``; None where that is passing.
+    """Why TLS to Redis or the store fails, as a cause for the log; None where a retry may help.
 
-    Looks at the error, at what it wraps and at what it came from.
+    redis-py and urllib3 wrap the error of ssl, so its arguments and its causes are searched.
     """
     while error is not None and not isinstance(error, ssl.SSLError):
         inner = next((each for each in error.args if isinstance(each, ssl.SSLError)), None)
@@ -146,18 +146,18 @@ def too_slow(cause: str | None = None) -> ApiError:
 
 
 def failed(cause: str | None = None) -> ApiError:
-    """The 500 ``internal_error``; what it was stands in the log alone."""
+    """The 500 ``internal_error``. The client is told nothing about ``cause``."""
     detail = "Something went wrong on our side. Try again, and tell us the request_id if it stays."
     return ApiError("internal_error", detail, cause=cause)
 
 
 def request_id(given: str | None) -> str:
-    """The client's own ``X-Request-Id`` if it is a sane one, else a new UUID."""
+    """The client's own ``X-Request-Id``, else a new UUID: any other text could forge log lines."""
     return given if given and _SANE_ID.fullmatch(given) else str(uuid.uuid4())
 
 
 def common_headers(request_id: str) -> dict[str, str]:
-    """What every answer carries."""
+    """The headers of every answer."""
     return {
         "X-Request-Id": request_id,
         "X-Content-Type-Options": "nosniff",

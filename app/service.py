@@ -1,4 +1,4 @@
-"""The parts of one process, made once and passed around."""
+"""The parts of the service in one process: made once, and used by requests and commands."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +22,16 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 UPLOADS_OF_A_KEY = PUTS_AT_ONCE // 2
-"""Uploads of one key that a process looks at and stores at once, half of what the store is given:
-one key neither has all its places nor alone makes it slow. The next ones wait for these."""
+"""Uploads of one key that a process checks and stores at once: half of the PUTs at once, so that
+one key cannot make the store slow for all others. Further uploads of the key wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What requests and commands work with."""
+    """The parts that requests and commands work with.
+
+    ``decoding`` shares out pixels in decode, ``at_work`` uploads, ``turns`` processor threads.
+    """
 
     config: Config
     redis: Redis
@@ -45,10 +48,10 @@ class Service:
     def inspect(
         self, image: memoryview, sha256: str, api_key: ApiKey, deadline: float
     ) -> tuple[ImageInfo, Stripped]:
-        """What the file is, and what the key's policy lets pass of it (or the service's).
+        """What the file is, and the file without the metadata that the policy takes out.
 
-        Large files are looked at in the threads for processors. Raises what
-        ``ImageInspector.inspect`` raises.
+        The policy is the key's own, or else the service's. Large files are handled in the threads
+        for processors. Raises what ``ImageInspector.inspect`` raises.
         """
         run = self._run_for(api_key.id, deadline)
         info = self.inspector.inspect(image, key=api_key.id, deadline=deadline, run=run)
@@ -57,9 +60,10 @@ class Service:
         return info, (at_once if at_hand else run)(strip, image, info, policy, sha256, deadline)
 
     def _run_for(self, key: str, until: float) -> Run:
-        """Runs things in the threads for processors, when it is the turn of the key with this id.
+        """A function that runs its work in a thread for processors, at the turn of this API key.
 
-        It waits until then (of ``time.monotonic()``) at most.
+        ``key`` is the id of the key. It waits for the turn up to ``until`` (of
+        ``time.monotonic()``).
         """
 
         def run(function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -70,5 +74,5 @@ class Service:
 
     @classmethod
     def current(cls) -> Self:
-        """The one of the Flask application that is running."""
+        """The service of the Flask application that handles the current request."""
         return cast(Self, current_app.extensions["uploader"])

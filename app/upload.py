@@ -1,4 +1,4 @@
-"""POST /upload/image: its whole story on one screen."""
+"""POST /upload/image: all steps of an upload in their order, on one screen."""
 
 import hashlib
 import time
@@ -32,7 +32,7 @@ blueprint = Blueprint("upload", __name__, url_prefix="/upload")
 
 @blueprint.post("/image", strict_slashes=False)
 def upload_image() -> Response:
-    """Check the key, take the file in, look at it, store it, answer with its key."""
+    """Check the API key, receive the file, check it, store it, answer with its object key."""
     service = Service.current()
     with stage("auth"):
         api_key = authenticate(service)
@@ -53,13 +53,13 @@ def upload_image() -> Response:
 
 
 def _admit(service: Service, api_key: ApiKey) -> Attempt:
-    """Count the request and enter its name; what is left of the rate goes with every answer."""
+    """Count the request and enter its name in the journal. Raises the 429 and the 409."""
     invalid: ApiError | None = None
     repeat_key: str | None = None
     try:
         repeat_key = headers.idempotency_key(request.headers.get("Idempotency-Key"))
     except ApiError as error:
-        invalid = error  # counted, and only then refused
+        invalid = error  # refused after it was counted: the rate goes before all other checks
     attempt = Attempt(
         api_key,
         repeat_key,
@@ -71,15 +71,16 @@ def _admit(service: Service, api_key: ApiKey) -> Attempt:
     try:
         attempt.admit(invalid)
     finally:
-        g.rate = attempt.rate
+        g.rate = attempt.rate  # for the RateLimit headers of every answer, refusals too
     return attempt
 
 
 @contextmanager
 def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tuple[Form, float]]:
-    """The form with its file, when it is its key's turn, and until when all else must be done.
+    """The form with its file, at the turn of its key, and the deadline for all that follows.
 
-    Unless the request or the store already says that it is in vain.
+    Raises what is known to be wrong before the body is read: the file is too large, or the store
+    is down.
     """
     multipart.check_content_length(request.environ, MAX_FILE_SIZE)
     service.store.ensure_open()
@@ -96,7 +97,7 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
     deadline = time.monotonic() + seconds
     with form:
         g.image_size = len(form.image)
-        # Half of the time: the other half is for the work itself.
+        # Waits for half of the time at most: the other half is for the work itself.
         with service.at_work.taken(api_key.id, until=deadline - seconds / 2):
             yield form, deadline
 
