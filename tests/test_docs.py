@@ -1,9 +1,13 @@
 """The pages for people: short, within the window, with a reader in mind, and linked rightly."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from app.config import Config
+from app.wiring import create_app
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -18,6 +22,9 @@ SOURCES = [
     for path in (ROOT / folder).rglob("*")
     if path.suffix in SUFFIXES and path != Path(__file__)
 ]
+
+NOT_OURS = ("AWS_", "MINIO_", "OTEL_", "CHAOS_", "REQUIRE_ALL")
+"""Variables of other programs and of the tests begin with these."""
 
 
 def named(path):
@@ -75,3 +82,23 @@ def test_every_page_that_the_sources_name_is_there():
 
 def test_the_readme_leads_to_every_guide():
     assert not [named(page) for page in GUIDES if named(page) not in README.read_text()]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=named)
+def test_every_file_that_a_page_names_is_there(page):
+    paths = re.findall(r"`((?:app|bench|deploy|docs|tests)/[\w./-]*\w)/?`", page.read_text())
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_setting_that_a_page_names_exists(page):
+    there = {each.metadata["variable"] for each in fields(Config)}
+    names = re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", page.read_text())
+    assert not [name for name in names if name not in there and not name.startswith(NOT_OURS)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_command_that_a_page_names_exists(page):
+    groups = create_app(Config()).cli.commands
+    commands = re.findall(r"\b(?:flask|uploader) (keys|uploads) ([a-z]+)", page.read_text())
+    assert not [(group, name) for group, name in commands if name not in groups[group].commands]

@@ -15,7 +15,7 @@ from tests.pictures import padded
 from tests.system.proxy import Proxy
 from tests.system.stack import listed, wait_until
 
-# docs/reliability.md has the figures of CHAOS_CLIENTS=16 CHAOS_UPLOADS=63.
+# bench/README.md has the figures of CHAOS_CLIENTS=16 CHAOS_UPLOADS=63.
 CLIENTS = int(os.environ.get("CHAOS_CLIENTS", "8"))
 UPLOADS = int(os.environ.get("CHAOS_UPLOADS", "8"))
 
