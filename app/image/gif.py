@@ -99,8 +99,9 @@ def _frame_at(view: memoryview, pos: int) -> Frame:
     start = pos + DESCRIPTOR_SIZE + palette_size(flags)
     code_size = view[start]
     end = end_of_blocks(view, start + 1)
-    # A colour index has at most 8 bits (section 22): browsers refuse more.
-    if not width or not height or not 1 <= code_size <= 8:
+    # A colour index has at most 8 bits, and counts as two where it has one (section 22): browsers
+    # refuse all else.
+    if not width or not height or not 2 <= code_size <= 8:
         raise damaged("GIF", f"the picture before byte {end} is not valid")
     return Frame(left, top, width, height, bool(flags & _INTERLACED), code_size, start + 1, end)
 

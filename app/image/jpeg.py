@@ -5,7 +5,7 @@ Of an MPO (CIPA DC-007) the first picture is the image; the others are bytes aft
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -42,6 +42,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Restart markers belong to the scan. Patterns begin with a literal byte: 20 times as fast.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FILL = re.compile(rb"(?:\xff[\x01\xd0-\xd7]?)*")  # and the markers without length
 
 _SKIPPED = frozenset((1, 2, 6, 7))
 """How far a restart marker must not be from the one that is due, modulo 8. At these distances
@@ -193,7 +194,24 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
                 raise damaged("JPEG", f"it has {scans} scans or more; no program writes that many")
     if frame is None or missing:
         raise damaged("JPEG", "it ends before all of its colours are there")
+    if scans > 1 and frame.marker not in PROGRESSIVE_MARKERS:
+        _check_between_scans(view, seen)
     return ImageInfo("JPEG", "jpg", "image/jpeg", frame.width, frame.height, 1, tuple(seen))
+
+
+def _check_between_scans(view: memoryview, seen: Sequence[tuple[int, int, int]]) -> None:
+    """Refuse strays between the tables of two scans of a sequential image: Chromium shows none.
+
+    Strays before the first scan, directly behind coded data and after the last scan do no harm.
+    """
+    strays = 0
+    first = next(at for at, (marker, _, _) in enumerate(seen) if marker == SOS)
+    for (marker, _, end), (following, start, _) in pairwise(seen[first:]):
+        gap = marker_at(following, start) - end
+        if marker != SOS and not _FILL.fullmatch(view, end, end + gap):
+            strays = gap
+        if following == SOS and strays:
+            raise damaged("JPEG", f"there are {strays} unexpected bytes between two of its scans")
 
 
 def plan(view: memoryview) -> tuple[Frame, bool]:

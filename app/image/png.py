@@ -15,7 +15,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"  # section 5.2
 _MAX_CHUNKS = 100_000
 """Encoders write at least 8 kB of image data into a chunk: that makes 2,000 in the largest file."""
 
-_IHDR_SIZE, _ACTL_SIZE, _FCTL_SIZE = 13, 8, 26
+_IHDR_SIZE, _FCTL_SIZE = 13, 26
 _PALETTE_COLOURS = 256
 _INDEXED = 3  # the colour type of images with a palette
 # By colour type (section 11.2): samples for each pixel, and the allowed bits for each sample.
@@ -23,6 +23,8 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 CHUNK_HEAD = struct.Struct(">I4s")  # length of the payload, and type (section 5.3)
 _WORD = struct.Struct(">I")
+_ACTL = struct.Struct(">II")  # frames, and how often they are played (section 11.3.6.1)
+_LARGEST_INTEGER = (1 << 31) - 1  # section 7.1; browsers show a still image where plays exceed it
 _ANCILLARY = 0x20  # bit 5 of the first letter of a type: decoders may skip the chunk (section 5.4)
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
           (0, 1, 1, 2))  # fmt: skip
@@ -148,8 +150,8 @@ class _Walk:
         self._frame_has_data = True
 
     def _animation(self, start: int, end: int) -> None:
-        frames = _WORD.unpack_from(self._view, start)[0] if end - start == _ACTL_SIZE else 0
-        if not frames or self.frames:
+        frames, plays = _ACTL.unpack(self._view[start:end]) if end - start == _ACTL.size else (0, 0)
+        if not frames or plays > _LARGEST_INTEGER or self.frames:
             raise damaged("PNG", "its animation control (acTL) is not valid")
         self.frames = frames
         check_pixels(self._header.width, self._header.height, self.frames, self._max_pixels)

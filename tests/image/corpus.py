@@ -115,6 +115,10 @@ def jpegs() -> Iterator[Sample]:
             yield _sample(f"{mode}-{progressive}", data, "JPEG", (61, 47))
     for name, text in _CJPEG.items():
         yield _sample(name, base64.b64decode(text), "JPEG", _CJPEG_SIZE)
+    scans = base64.b64decode(_CJPEG["one-scan-a-component"])
+    table, scan = _last_table_and_scan(scans)
+    filled = scans[:table] + b"\xff\xd3\xff" + scans[table:scan] + b"\xff\xff" + scans[scan:]
+    yield _sample("fill-bytes-between-scans", filled, "JPEG", _CJPEG_SIZE)
     yield from _odd_jpegs()
 
 
@@ -129,6 +133,21 @@ def odd_headers() -> dict[str, bytes]:
         "samsung": plain[:selection] + bytes(3) + plain[selection + 3 :],
         "jfif-version": plain[:version] + b"\0\2" + plain[version + 2 :],
         "adobe-transform": cmyk[:transform] + b"\3" + cmyk[transform + 1 :],
+    }
+
+
+def _last_table_and_scan(data: bytes) -> tuple[int, int]:
+    scan = data.rindex(b"\xff\xda")
+    return data.rindex(b"\xff\xc4", 0, scan), scan
+
+
+def jpegs_not_shown() -> dict[str, bytes]:
+    """Sequential JPEGs in several scans, with strays that libjpeg skips and Chromium does not."""
+    plain = base64.b64decode(_CJPEG["one-scan-a-component"])
+    table, scan = _last_table_and_scan(plain)
+    return {
+        "jpeg-stray-before-a-later-table": plain[:table] + b"\0" + plain[table:],
+        "jpeg-stray-before-a-later-scan": plain[:scan] + b"\1\2" + plain[scan:],
     }
 
 
@@ -300,10 +319,10 @@ def frame_control(sequence: int, width: int, height: int, left: int = 0, top: in
     return chunk(b"fcTL", struct.pack(">IIIIIHHBB", sequence, width, height, left, top, 1, 9, 0, 0))
 
 
-def apng(declared: int, real: int, size=(16, 8), *, hidden: bool = False) -> bytes:
+def apng(declared: int, real: int, size=(16, 8), *, hidden: bool = False, plays: int = 0) -> bytes:
     """An APNG that says ``declared`` frames and has ``real``; ``hidden``: after a still picture."""
     still = zlib.compress(rows(*size, 8, 2, 0))
-    out = SIGNATURE + header(*size) + chunk(b"acTL", struct.pack(">II", declared, 0))
+    out = SIGNATURE + header(*size) + chunk(b"acTL", struct.pack(">II", declared, plays))
     sequence = 0
     if not hidden:
         out += frame_control(0, *size)
@@ -357,6 +376,7 @@ def apngs_not_shown() -> dict[str, bytes]:
         "apng-no-acTL": _apng_of(first, still, second()),
         "apng-data-first": _apng_of(chunk(b"fdAT", struct.pack(">I", 0) + part), still),
         "apng-acTL-last": _apng_of(first, still, second(), control),
+        "apng-2**31-times": apng(2, 2, plays=1 << 31),
     }
 
 
@@ -370,6 +390,7 @@ def apngs() -> Iterator[Sample]:
     yield _sample("animated-hidden", apng(3, 3, hidden=True), "PNG", (16, 8), 3)
     yield _sample("animated-control-last", apng_control_last(), "PNG", (16, 8), 2)
     yield _sample("animated-one", apng(1, 1), "PNG", (16, 8), 1)
+    yield _sample("animated-2**31-1-times", apng(2, 2, plays=(1 << 31) - 1), "PNG", (16, 8), 2)
     frames = [drawing(60, 40, step=i) for i in range(6)]
     data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:], duration=50)
     yield _sample("animated-pillow", data, "PNG", (60, 40), 6)
@@ -404,6 +425,13 @@ def gifs() -> Iterator[Sample]:
     yield _sample("animated-local-palettes", data, "GIF", size, 4)
 
 
+def _gif_of_bits(code_size: int, codes: int) -> bytes:
+    """A GIF of two pixels, black and white; its LZW codes, the first one in the lowest bits."""
+    canvas = b"GIF89a" + struct.pack("<HHBBB", 2, 1, 0x80, 0, 0) + bytes(3) + b"\xff" * 3
+    picture = struct.pack("<cHHHHBBB", b",", 0, 0, 2, 1, 0, code_size, 2)
+    return canvas + picture + codes.to_bytes(2, "little") + b"\0;"
+
+
 def gifs_not_shown() -> dict[str, bytes]:
     """GIFs that break a rule, of which browsers show nothing or too few frames."""
     plain = encode(photo(90, 60, "P"), "GIF")
@@ -423,6 +451,7 @@ def gifs_not_shown() -> dict[str, bytes]:
         "gif-control-of-3-bytes": two[: control + 2] + b"\3" + two[control + 4 :],
         "gif-control-without-end": two[: control + 7] + b"\1" + two[control + 7 :],
         "gif-code-size-11": plain[:code_size] + b"\x0b" + plain[code_size + 1 :],
+        "gif-code-size-1": _gif_of_bits(1, 0b11_01_10_00_10),
     }
 
 
@@ -439,6 +468,8 @@ def gifs_on_odd_canvases() -> Iterator[Sample]:
         canvas = frame[:6] + struct.pack("<HH", *size) + frame[10 : frame.index(picture)]
         shown = (max(size[0], 13), max(size[1], 8)) if first is moved else (9, 5)
         yield _sample(name, canvas + first + second + b";", "GIF", shown, 2)
+    # Clear, black, white, end: 3 bits each.
+    yield _sample("code-size-2", _gif_of_bits(2, 0b101_001_000_100), "GIF", (2, 1))
 
 
 # WebP
@@ -497,7 +528,7 @@ def webps_not_shown() -> dict[str, bytes]:
 
 def not_shown() -> dict[str, bytes]:
     """Files that a browser does not show, or not all of, whatever their coded data."""
-    return apngs_not_shown() | gifs_not_shown() | webps_not_shown()
+    return jpegs_not_shown() | apngs_not_shown() | gifs_not_shown() | webps_not_shown()
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
