@@ -1,7 +1,7 @@
-"""What the headers of a request say, for those that are more than a word.
+"""Reads the request headers that have a syntax of their own.
 
 ``Idempotency-Key`` (draft-ietf-httpapi-idempotency-key-header-07), ``Prefer`` (RFC 7240), and
-``Content-Digest`` (RFC 9530), which stands on the part of the form that has the file.
+``Content-Digest`` (RFC 9530), which is a header of the form's part named image.
 """
 
 import re
@@ -12,16 +12,17 @@ from werkzeug.http import parse_dict_header, parse_list_header
 
 from app.errors import ApiError
 
-_LONGEST = 255
-# RFC 9651 section 3.3.3: a string in double quotes, with \" and \\ as escapes; parameters follow.
+_LONGEST = 255  # characters; a UUID has 36, and Redis keeps each for 24 hours
 _SHA256 = re.compile("[0-9a-f]{64}")
+# RFC 9651 section 3.3.3: a string in double quotes, with \" and \\ as escapes; parameters follow.
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(?:;.*)?')
 
 
 def idempotency_key(header: str | None) -> str | None:
-    """The key without its quotes; ``"k"`` and ``k`` are the same. None without the header.
+    """The key without quotes, or None if there is no header; ``"k"`` and ``k`` are the same key.
 
-    Raises the 400 ``invalid_idempotency_key``: empty, or over 255 characters.
+    The draft asks for quotes, but most clients send none. Raises the 400
+    ``invalid_idempotency_key`` for a key that is empty or longer than 255 characters.
     """
     if header is None:
         return None
@@ -39,7 +40,10 @@ def idempotency_key(header: str | None) -> str | None:
 
 
 def wants_representation(prefer: str) -> bool:
-    """Whether ``Prefer`` (RFC 7240) asks for ``return=representation``; the first return counts."""
+    """Whether ``Prefer`` asks for ``return=representation``.
+
+    If there are several ``return`` preferences the first one counts (RFC 7240 section 2).
+    """
     for preference in parse_list_header(prefer):
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "return":
@@ -48,10 +52,10 @@ def wants_representation(prefer: str) -> bool:
 
 
 def check_digest(actual: str, *, fields: Iterable[str], header: str | None) -> None:
-    """Compare the file's SHA-256 (hex) with the form fields and with ``Content-Digest``.
+    """Compare the file's SHA-256 (hex) with the form fields ``sha256`` and with ``Content-Digest``.
 
-    An empty field and a header without ``sha-256`` claim nothing. Raises the
-    400 ``digest_mismatch``.
+    Empty fields, and a header without ``sha-256``, are ignored. Raises the 400
+    ``digest_mismatch``, also for a checksum that cannot be read: the client wants a check.
     """
     claims = [*filter(None, (field.strip().lower() for field in fields)), *_sha256_of(header or "")]
     if not all(map(_SHA256.fullmatch, claims)):
@@ -63,17 +67,17 @@ def check_digest(actual: str, *, fields: Iterable[str], header: str | None) -> N
     if any(claim != actual for claim in claims):
         raise ApiError(
             "digest_mismatch",
-            "The file is not the one that its checksum was made of: it was probably damaged"
-            " on the way. Upload it again.",
+            "The file does not match its checksum: it was probably damaged on the way."
+            " Upload it again.",
         )
 
 
 def _sha256_of(header: str) -> Iterable[str]:
-    """The ``sha-256`` of a Content-Digest (RFC 9530) as hex; the last of several (RFC 9651)."""
+    """The ``sha-256`` of a Content-Digest (RFC 9530) as hex; of several the last (RFC 9651)."""
     members = {name.lower(): value or "" for name, value in parse_dict_header(header).items()}
     if "sha-256" in members:
         try:
             value = members["sha-256"].partition(";")[0]
             yield b64decode(value.strip(" :"), validate=True).hex()
         except ValueError:
-            yield "unreadable"
+            yield "unreadable"  # matches no file, so the client learns of it

@@ -1,4 +1,4 @@
-"""What people see: the upload page, the API reference, and a page for unknown addresses."""
+"""The pages for people: the upload page, the API reference, and a page for unknown addresses."""
 
 import json
 from functools import cache, lru_cache
@@ -26,6 +26,7 @@ _HERE = Path(__file__).parent
 _LANGUAGES = ("en", "de")
 _PROBLEMS = ("application/problem+json", "application/json")
 _SAMPLES = (("shell", "Shell"), ("javascript", "JavaScript"), ("java", "Java"), ("swift", "Swift"))
+# No inline scripts or styles, and nothing from other sites. blob: is for previews.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -34,7 +35,7 @@ _POLICY = (
 
 @blueprint.get("/")
 def upload_page() -> Response:
-    """The page that uploads pictures without a programmer."""
+    """The page on which people upload pictures."""
     return _page("upload.html", texts=_texts())
 
 
@@ -46,7 +47,10 @@ def docs() -> Response:
 
 @lru_cache(maxsize=8)
 def _reference(host: str) -> str:
-    """The page for a service at this address, kept: hundreds of clients may ask at once."""
+    """The reference with samples for this address; cached, because making it takes a while.
+
+    A few addresses are enough: a client may send any Host.
+    """
     samples = [(name, title, _sample(name).replace("HOST", host)) for name, title in _SAMPLES]
     return render_template(
         "docs.html",
@@ -61,25 +65,26 @@ def _reference(host: str) -> str:
 
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
-    """The same contract as OpenAPI 3.1, with this service's own address."""
+    """The API as an OpenAPI 3.1 description, with this service's own address."""
     return jsonify({**description(), "servers": [{"url": request.host_url.rstrip("/")}]})
 
 
 @blueprint.get("/robots.txt")
 def robots() -> Response:
-    """Nothing here is for search engines."""
+    """Ask search engines to stay away: nothing here is for them."""
     return Response("User-agent: *\nDisallow: /\n", content_type="text/plain; charset=utf-8")
 
 
 @blueprint.get("/favicon.ico")
 def favicon() -> Response:
-    """For those that ask without reading the page."""
+    """The icon, for browsers that ask for this name without reading the page."""
     return current_app.send_static_file("favicon.svg")
 
 
 @blueprint.app_errorhandler(404)
 def not_found(error: NotFound) -> Response | HTTPException:
-    """What an unknown address answers: a page for a person, the problem for a program."""
+    """Answer for an unknown address: a page for browsers, a problem document for programs."""
+    # Problem documents come first, so that Accept: */* gets one.
     best = request.accept_mimetypes.best_match([*_PROBLEMS, "text/html"])
     if best != "text/html" or request.method not in ("GET", "HEAD"):
         return http_error(error)
@@ -89,13 +94,13 @@ def not_found(error: NotFound) -> Response | HTTPException:
 
 @cache
 def description() -> dict[str, Any]:
-    """The OpenAPI description, read once."""
+    """The OpenAPI description, read from its file once."""
     content: dict[str, Any] = yaml.safe_load((_HERE / "openapi.yaml").read_text("utf-8"))
     return content
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
-    """A node of the description, or the one that its ``$ref`` names."""
+    """The node itself, or the node of the description that its ``$ref`` names."""
     found: Any = description()
     if "$ref" not in node:
         return node
@@ -106,7 +111,7 @@ def resolve(node: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _headers() -> dict[str, str]:
-    """What each header of an answer means, in the order of their first mention."""
+    """The description of each answer header, by name, in the order of first mention."""
     operations = [each for path in description()["paths"].values() for each in path.values()]
     answers = [
         resolve(each) for operation in operations for each in operation["responses"].values()

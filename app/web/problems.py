@@ -1,4 +1,4 @@
-"""Errors of every path become problem documents; every answer gets its id and common headers."""
+"""Turns every error into a problem document, and adds the common headers to every answer."""
 
 import logging
 
@@ -12,7 +12,7 @@ log = logging.getLogger("uploader.errors")
 
 
 def init_app(app: Flask) -> None:
-    """Give every request an id, and every error of every path a problem document."""
+    """Give every request an id, and answer every error of every path with a problem document."""
     app.before_request(_begin)
     app.after_request(_finish)
     app.register_error_handler(ApiError, refused)
@@ -21,7 +21,7 @@ def init_app(app: Flask) -> None:
 
 
 def refused(error: ApiError) -> Response:
-    """The answer to a refused request; its code and cause are kept for the log and the metrics."""
+    """The answer to a refused request. Its code and cause go to the log and the metrics."""
     g.error_code = error.code
     g.error_cause = error.cause
     g.disconnected = error.disconnected
@@ -32,9 +32,9 @@ def refused(error: ApiError) -> Response:
 
 
 def http_error(error: HTTPException) -> Response | HTTPException:
-    """404, 405 and whatever else Flask refuses by itself."""
+    """The answer to what Flask itself refuses: 404, 405, and a few of 400."""
     if error.code is None or error.code < 400:
-        return error  # a redirect
+        return error  # Flask raises redirects as exceptions too
     match error.code:
         case 404:
             return refused(ApiError("not_found", "There is nothing at this address. See /docs."))
@@ -52,7 +52,7 @@ def _begin() -> None:
 
 def _finish(response: Response) -> Response:
     for name, value in errors.common_headers(g.request_id).items():
-        response.headers.setdefault(name, value)
+        response.headers.setdefault(name, value)  # a view may have set its own
     if (rate := g.get("rate")) is not None:
         response.headers.update(rate.headers())
     return response

@@ -1,4 +1,4 @@
-"""What proxies in front say of a client, believed as far as it can be true."""
+"""Takes the client's address and scheme from the headers of proxies, if they are plausible."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-# The scheme stands in links of the pages, the address in the log. Some proxies add a port.
+# The scheme is used in links of the pages, the address in the log. Some proxies add a port.
 _FORMS = {
     "wsgi.url_scheme": re.compile(r"https?"),
     "REMOTE_ADDR": re.compile(r"[0-9A-Fa-f.:\[\]]{2,60}"),
@@ -14,15 +14,17 @@ _FORMS = {
 
 
 def behind(app: WSGIApplication, proxies: int) -> ProxyFix:
-    """The application, behind so many proxies that add to X-Forwarded-For and -Proto.
+    """The application behind this number of proxies, each adding to X-Forwarded-For and -Proto.
 
-    What such a header says and cannot be an address or a scheme of the web is not believed:
-    a proxy may pass on what the client sent.
+    A value that is no address or scheme is ignored: a proxy may pass on what the client sent,
+    and a client may send anything, an API key by mistake included.
     """
     return ProxyFix(_Plausible(app), x_for=proxies, x_proto=proxies)
 
 
 class _Plausible:
+    """Undoes ProxyFix for values that have not the form of an address or a scheme."""
+
     def __init__(self, app: WSGIApplication) -> None:
         self._app = app
 

@@ -93,7 +93,7 @@ def test_two_hundred_at_once_of_which_five_are_refused(open_page, api_key, viewp
     text = download.value.path().read_bytes().decode("utf-8-sig")
     assert list(csv.reader(io.StringIO(text, newline=""))) == [heading, *lines]
 
-    page.get_by_role("button", name="Clear what is stored").click()
+    page.get_by_role("button", name="Clear stored pictures").click()
     expect(page.locator("#sum")).to_have_text("0 of 5 stored")
     assert visible(page) == [files[at]["name"] for at in refused]
     found = Axe().run(page)
@@ -118,7 +118,7 @@ def test_a_batch_while_it_is_sent_has_no_barrier(open_page, api_key):
     page.route("**/upload/image", lambda route: None)
     page.set_input_files("#files", [PNG, TEXT, PNG, PNG, PNG])
     expect(page.locator(".upload.moving")).to_have_count(3)
-    for name in ("Clear what is stored", "Copy all as a table"):
+    for name in ("Clear stored pictures", "Copy all as a table"):
         expect(page.get_by_role("button", name=name)).to_be_disabled()
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
@@ -255,7 +255,7 @@ def test_a_key_that_may_not_upload_is_told_before_an_upload(
     sent = []
     page.on("request", lambda each: sent.append(each.url) if each.url.endswith("/image") else None)
     page.set_input_files("#files", [PNG] * 3)
-    expect(page.locator("#pause")).to_have_text("Waiting for an API key that is accepted.")
+    expect(page.locator("#pause")).to_have_text("Waiting for a valid API key.")
     assert sent == []
     redis_client.hset(record_name(key), mapping={"disabled": "no", "roles": "uploader"})
     page.get_by_role("button", name="Check again").click()
@@ -314,7 +314,7 @@ def test_all_that_wait_can_be_cancelled(open_page, api_key):
     page.route("**/upload/image", lambda route: None)
     page.set_input_files("#files", [PNG] * 9)
     expect(page.locator(".upload.moving")).to_have_count(3)
-    page.get_by_role("button", name="Cancel all that wait").click()
+    page.get_by_role("button", name="Cancel all waiting").click()
     expect(page.locator(".upload .state", has_text="Cancelled")).to_have_count(6)
     expect(page.locator(".upload.moving")).to_have_count(3)
 

@@ -72,7 +72,7 @@ def test_what_can_be_checked_is_checked_before_sending(open_page, api_key):
     large = {**PNG, "buffer": padded("PNG", 15 * 1024 * 1024 + 1)}
     page.set_input_files("#files", [TEXT, large])
     states = page.locator(".upload.bad .state")
-    expect(states.nth(0)).to_contain_text("Not sent: this is no JPEG")
+    expect(states.nth(0)).to_contain_text("Not sent: the file is not a JPEG")
     expect(states.nth(1)).to_contain_text("Not sent: the file is larger than 15 MiB")
     assert page.get_by_role("button", name="Try again").count() == 0
 
@@ -169,7 +169,7 @@ def test_a_key_that_changes_to_none_while_pictures_wait_stops_nothing(open_page,
     page.locator("#key").fill("“none”")
     page.get_by_role("button", name="Cancel", exact=True).first.click()
     expect(page.locator("#key-state")).to_contain_text("This is not an API key")
-    expect(page.locator("#pause")).to_contain_text("Waiting for an API key")
+    expect(page.locator("#pause")).to_contain_text("Waiting for a valid API key")
     expect(page.locator(".upload .state", has_text="Waiting")).to_have_count(1)
     page.unroute("**/upload/image")  # the other two go on
     page.locator("#key").fill(api_key())

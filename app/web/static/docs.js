@@ -1,4 +1,4 @@
-// Tabs of the samples, the section that is in sight, and the form to try an upload.
+// The reference: tabs of the samples, the current section in the contents, and the form.
 "use strict";
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];

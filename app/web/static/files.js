@@ -1,14 +1,15 @@
-// Files as people give them: picked, pasted, dropped, whole folders; and what is wrong with one.
+// Takes files that people pick, paste or drop, whole folders too, and finds files not worth sending.
 
 import { fill, texts } from "./language.js";
 
-export const MOST_FILES = 2000;
-// Stands for a file that the browser may not open.
+export const MOST_FILES = 2000;  // with more rows the page stutters
+// A stand-in for a file that the browser may not open: reading it fails.
 const UNREADABLE = { size: 1, slice: () => ({ arrayBuffer: () => Promise.reject(new Error()) }) };
 const SYSTEM_FILE = /^(\.|Thumbs\.db$|desktop\.ini$)/i;
+// JPEG, PNG and GIF begin with these bytes; WebP is checked apart.
 const SIGNATURES = [[0xff, 0xd8, 0xff], [0x89, 0x50, 0x4e, 0x47], [0x47, 0x49, 0x46, 0x38]];
 
-/** Why this file needs not be sent, as the service would say it; null for a file to send. */
+/** Why the service would refuse this file, or null if it may accept it. */
 export async function refusal(file, largest) {
   if (file.size === 0) return texts.empty;
   if (file.size > largest) return fill(texts.too_large, { size: mebibytes(largest) });
@@ -21,7 +22,7 @@ export async function refusal(file, largest) {
 
 export const mebibytes = (bytes) => Math.floor(bytes / 1024 / 102.4) / 10;
 
-/** What was picked, each with the name that the reader knows it by. */
+/** The picked files, each with the name or path that people know. */
 export function picked(files) {
   const found = [...files].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
   return found.filter((each) => !each.file.webkitRelativePath || !isOfTheSystem(each.file.name));
@@ -29,9 +30,9 @@ export function picked(files) {
 
 const isOfTheSystem = (name) => SYSTEM_FILE.test(name);
 
-/** What was dropped, with all that is in its folders, each folder in the order of its names. */
+/** The dropped files and those in dropped folders, each folder sorted by name. */
 export async function dropped(transfer) {
-  // Taken before the first wait: after it the browser has emptied the transfer.
+  // Before the first await: after it the browser has emptied the transfer.
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   const files = picked(transfer.files);
   if (!entries.some((entry) => entry.isDirectory)) return files;
@@ -55,7 +56,7 @@ async function walk(entry, found) {
 
 async function children(reader) {
   const found = [];
-  while (found.length <= MOST_FILES) {  // a reader gives a hundred at a time, and at the end none
+  while (found.length <= MOST_FILES) {  // readEntries gives up to 100 at a time
     const some = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
     if (!some.length) break;
     found.push(...some);

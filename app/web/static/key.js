@@ -1,11 +1,11 @@
-// The API key: it stays in this page's memory, and what it may do is asked as soon as it is there.
+// The API key: it stays in this page's memory. Its limits are asked for as soon as it is entered.
 
 import { mebibytes } from "./files.js";
 import { announce, element, fill, texts } from "./language.js";
 
 const ROLE = "uploader";
 const DEFAULT_LARGEST = 15 * 1024 * 1024;
-const TYPING_PAUSE = 400;  // milliseconds: nobody wants an answer to half a key
+const TYPING_PAUSE = 400;  // milliseconds: do not ask about half a key
 const field = element("key");
 const policies = {
   keep: texts.metadata_keep,
@@ -24,7 +24,7 @@ export class Key {
   #timer = null;
   #asking = null;
 
-  /** `changed` is called whenever uploads may have to wait, or may go on. */
+  /** `changed` is called when uploads may have to wait or may continue. */
   constructor(changed) {
     this.#changed = changed;
     this.state = "none";
@@ -39,33 +39,33 @@ export class Key {
       field.focus();
       this.#askIn(0);
     });
-    if (field.value) this.#askIn(0);  // some browsers keep it when a page is loaded again
+    if (field.value) this.#askIn(0);  // some browsers keep it over a reload
   }
 
   get value() { return field.value.trim(); }
 
-  /** Whether uploads may be sent: what could not be asked is for the upload to find out. */
+  /** Whether uploads may be sent. If the service could not be asked, an upload finds out. */
   get usable() { return this.state === "good" || this.state === "unknown"; }
 
   get largest() { return this.limits?.max_file_size ?? DEFAULT_LARGEST; }
 
-  /** What can be seen to be wrong with the key without asking, or "". */
+  /** What is wrong with the key as far as this page can see; "" if nothing. */
   get problem() {
     if (!this.value) return texts.no_key;
-    // A header takes no other characters, and a key that was made for this service has none.
+    // Visible ASCII: a header cannot carry other characters, and no key of this service has any.
     return /^[!-~]+$/.test(this.value) ? "" : texts.bad_key;
   }
 
-  /** Say what is wrong where the key is typed, and go there. */
+  /** Say what is wrong beside the field, and move the focus there. */
   complain() {
     this.#become("refused", this.problem);
     field.focus();
   }
 
-  /** The service did not take the key: nothing is sent until there is another, or it is asked again. */
+  /** The service refused the key: send nothing until the key changes or is checked again. */
   refuse(status) { this.#become("refused", status === 403 ? texts.no_role : texts.wrong_key); }
 
-  /** What the last answer said is left of the rate. */
+  /** Show what is left of the rate by the latest answer. */
   left(remaining) {
     if (!this.limits || this.limits.remaining === remaining) return;
     this.limits.remaining = remaining;

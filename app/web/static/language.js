@@ -1,4 +1,4 @@
-// The reader's language, and the few things that all parts of the page need.
+// The page's texts, and a few functions that all its parts need.
 
 export const texts = JSON.parse(document.getElementById("texts").textContent);
 
@@ -6,11 +6,11 @@ export const element = (id) => document.getElementById(id);
 
 const numbers = new Intl.NumberFormat(texts.language);
 
-/** A text with its {places} filled in; numbers as the reader writes them. */
+/** Fill in the {places} of a text; numbers in the format of the language. */
 export function fill(text, values) {
   const written = (value) => (typeof value === "number" ? numbers.format(value) : value);
   return text.replace(/\{(\w+)\}/g, (_, name) => written(values[name]));
 }
 
-/** What a screen reader says next. */
+/** Let screen readers say this text. */
 export function announce(text) { element("live").textContent = text; }

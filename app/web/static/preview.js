@@ -1,9 +1,9 @@
-// Small previews, made one after the other, and only of rows that are in sight.
+// Makes small previews, one after the other, and only of rows in sight.
 
-const SIDE = 96;  // pixels of the canvas: twice the size on the page
+const SIDE = 96;  // pixels of the canvas: about twice the size on the page, for dense screens
 const wanted = new Set();
 const files = new WeakMap();
-let busy = false;
+let busy = false;  // one at a time: decoding a large picture takes much memory
 
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
@@ -13,13 +13,13 @@ const watcher = new IntersectionObserver((entries) => {
   work();
 }, { rootMargin: "200px" });
 
-/** Draw the file into this canvas when it comes into sight. */
+/** Draw the file into this canvas once it comes into sight. */
 export function preview(canvas, file) {
   files.set(canvas, file);
   watcher.observe(canvas);
 }
 
-/** Never draw into this canvas any more. */
+/** Do not draw into this canvas. */
 export function forget(canvas) {
   watcher.unobserve(canvas);
   wanted.delete(canvas);
@@ -30,13 +30,13 @@ async function work() {
   busy = true;
   for (let canvas; (canvas = wanted.values().next().value); ) {
     forget(canvas);
-    await draw(canvas, files.get(canvas)).catch(() => {});  // no picture: its row stays without one
+    await draw(canvas, files.get(canvas)).catch(() => {});  // not a picture: its row has no preview
   }
   busy = false;
 }
 
 async function draw(canvas, file) {
-  // One side alone is given: the other follows the picture's own shape.
+  // Only the width is given: the height follows from the shape of the picture.
   const image = await createImageBitmap(file, { resizeWidth: 2 * SIDE, resizeQuality: "low" });
   const side = Math.min(image.width, image.height);
   canvas.width = canvas.height = SIDE;

@@ -1,8 +1,8 @@
-// Which picture goes next, and when none may: the only place where time is waited for.
+// Decides which picture is sent next, and when to wait: the only place that waits.
 
 import { announce, fill, texts } from "./language.js";
 
-const AT_ONCE = 3;
+const AT_ONCE = 3;  // more would only share the same line
 const LONGEST_TROUBLE = 60;  // seconds
 
 export class Queue {
@@ -10,10 +10,10 @@ export class Queue {
   #changed;
   #timer = null;
   #running = 0;
-  #left = Infinity;  // of the rate, as far as answers have said
-  #until = 0;
+  #left = Infinity;  // requests that the rate still allows, by the latest answer
+  #until = 0;  // send nothing before this time (of Date.now())
   #reason = "";
-  #troubles = 0;
+  #troubles = 0;  // failures in a row
 
   constructor(key, changed) {
     this.uploads = [];
@@ -21,7 +21,7 @@ export class Queue {
     this.#changed = changed;
   }
 
-  /** The one countdown of the page, or "". */
+  /** The text of the one countdown of the page; "" if nothing waits. */
   get pause() {
     const waiting = this.uploads.some((upload) => upload.state === "waiting");
     if (waiting && ["none", "refused"].includes(this.#key.state)) return texts.held;
@@ -29,7 +29,7 @@ export class Queue {
     return `${this.#reason} ${fill(texts.again_in, { seconds: clock(this.#seconds) })}`;
   }
 
-  /** Send what may be sent now. */
+  /** Send as many waiting pictures as may be sent now. */
   next() {
     while (this.#mayStart()) {
       const upload = this.uploads.find((each) => each.state === "waiting");
@@ -41,7 +41,7 @@ export class Queue {
     this.#changed();
   }
 
-  /** There is a key, and perhaps what it may do: what an earlier key had left does not count. */
+  /** Start with a new key, whose limits may be unknown; forget the rate of the key before. */
   begin(limits) {
     this.#left = limits?.remaining ?? Infinity;
     if (this.#left > 0) return this.#go();
@@ -50,23 +50,23 @@ export class Queue {
     this.#changed();
   }
 
-  /** An upload has ended, whichever way; `rate` is what its answer says of the key's rate. */
+  /** An upload has ended, with any result. `rate` is what is left of the key's rate, if known. */
   ended({ rate, retryAfter, trouble, reason }) {
     this.#running -= 1;
     if (rate) {
-      // Those on their way may have been counted or not; assume that they have not.
+      // The server may not have counted the requests under way yet: assume that it has not.
       this.#left = rate.remaining - this.#running;
       this.#key.left(rate.remaining);
     }
     if (!trouble) this.#troubles = 0;
-    else if (!this.#seconds) this.#troubles += 1;  // three that fail together are one trouble
+    else if (!this.#seconds) this.#troubles += 1;  // three that fail together count once
     if (retryAfter) this.#wait(retryAfter, reason);
     else if (trouble) this.#wait(Math.min(LONGEST_TROUBLE, 2.5 * 2 ** this.#troubles), texts.trouble);
     else if (rate && rate.remaining <= 0 && !this.#running) this.#wait(rate.reset, texts.rate_used_up);
     this.next();
   }
 
-  /** Someone wants to try again: trouble may be over, a rate that is used up is not. */
+  /** Someone wants to try again: end a wait after failures, but not a wait for the rate. */
   hurry() {
     if (!this.#troubles) return this.next();
     this.#troubles = 0;
@@ -90,7 +90,7 @@ export class Queue {
     this.#timer = setInterval(() => (this.#seconds ? this.#changed() : this.#resume()), 250);
   }
 
-  /** One goes ahead: its answer says how many may follow. */
+  /** After a wait send one picture: its answer says how many may follow. */
   #resume() {
     this.#left = Math.max(1, this.#left);
     this.#go();
@@ -103,7 +103,7 @@ export class Queue {
   }
 }
 
-/** Seconds as people read them: 12 s, 3:05 min. */
+/** Format seconds for people: 12 s, 3:05 min. */
 function clock(seconds) {
   if (seconds < 100) return `${seconds} s`;
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")} min`;

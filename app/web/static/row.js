@@ -1,21 +1,21 @@
-// One picture: its file, what became of it, and its row.
+// One picture: its file, its state, and its row.
 
 import { refusal } from "./files.js";
 import { forget, preview } from "./preview.js";
 import { copy } from "./table.js";
 import { element, fill, texts } from "./language.js";
 
-const MOST_TRIES = 5;
-const END = 11;  // letters of a name that are always shown
+const MOST_TRIES = 5;  // then a person decides
+const END = 11;  // the last characters of a name, such as "_1234.jpeg": always shown
 const ENDED = ["stored", "refused", "cancelled"];
-// The same request gets the same answer: no retry can help.
+// Statuses for which the same request gets the same answer: offer no retry.
 const HOPELESS = [400, 404, 405, 413, 422];
 
 export class Upload {
   #batch;
   #request = null;
   #tries = 0;
-  // One for all tries of a picture: a repeat of an upload that was stored stores nothing new.
+  // The same for all tries: if an earlier try was stored after all, nothing is stored twice.
   #idempotencyKey = randomText();
 
   /** `batch` has `queue`, `key`, `changed(upload)` and `removed(upload)`. */
@@ -25,7 +25,7 @@ export class Upload {
     this.state = "new";
     this.detail = "";
     this.mayRetry = false;
-    this.done = 0;  // the part of the file that has been sent
+    this.done = 0;  // share of the file that has been sent, 0 to 1
     this.data = null;
     this.#batch = batch;
     this.item = element("upload").content.firstElementChild.cloneNode(true);
@@ -39,18 +39,18 @@ export class Upload {
 
   get needsAttention() { return this.state === "refused"; }
 
-  /** Look at the file, and let it wait for its turn. */
+  /** Check the file, then wait for its turn. */
   async begin() {
     this.#tries = 0;
     this.#become("looking");
     const reason = await refusal(this.file, this.#batch.key.largest).catch(() => texts.unreadable_file);
-    if (this.state !== "looking") return;  // it was cancelled meanwhile
+    if (this.state !== "looking") return;  // cancelled meanwhile
     if (reason) this.#refuse(`${texts.not_sent} ${reason}`, reason === texts.unreadable_file);
     else this.#become("waiting");
     this.#batch.queue.next();
   }
 
-  /** Send it; the queue is told how it ended. */
+  /** Send the file; the queue learns the result. */
   send(key) {
     const request = (this.#request = new XMLHttpRequest());
     const form = new FormData();
@@ -88,7 +88,7 @@ export class Upload {
     this.#batch.queue.ended(this.state === "cancelled" ? {} : this.#answered(request));
   }
 
-  /** Takes the answer for this picture; returns what it means for all others. */
+  /** Apply the answer to this picture; return what it means for the other pictures. */
   #answered(request) {
     const { status } = request;
     const answer = parse(request.responseText);
@@ -110,7 +110,7 @@ export class Upload {
     const retryAfter = Number(request.getResponseHeader("Retry-After"));
     if ([409, 429, 503].includes(status) && retryAfter > 0 && this.#mayWait(status)) {
       this.#become("waiting");
-      // The answer's own sentence names the seconds too, and would stand still beside the countdown.
+      // Not the answer's sentence: its number of seconds would not count down.
       const reason = answer?.code === "rate_limited" ? texts.rate_used_up : texts.busy;
       return { rate: rateOf(request), retryAfter, reason };
     }
@@ -118,7 +118,7 @@ export class Upload {
     return { rate: rateOf(request), trouble: status >= 500 };
   }
 
-  /** Waiting for the rate always helps; for anything else it may not. */
+  /** Waiting always helps against a used-up rate; against other answers only a few times. */
   #mayWait(status) { return status === 429 || (this.#tries += 1) <= MOST_TRIES; }
 
   #refuse(detail, mayRetry) { this.#become("refused", detail, mayRetry); }
@@ -170,7 +170,7 @@ export class Upload {
   }
 
   #label() {
-    // Names of a day differ at their end: where there is no room, their middle is left out.
+    // Names of one day differ at their end: if space is short, the middle is cut.
     const letters = [...this.name];
     this.part("start").textContent = letters.slice(0, -END).join("");
     this.part("end").textContent = letters.slice(-END).join("");
@@ -204,10 +204,10 @@ function stateText(state) {
 }
 
 function parse(text) {
-  try { return JSON.parse(text); } catch { return null; }  // not from the service
+  try { return JSON.parse(text); } catch { return null; }  // a proxy's page, for example
 }
 
-/** What is left of the key's rate: draft-ietf-httpapi-ratelimit-headers-11. */
+/** What is left of the key's rate, by draft-ietf-httpapi-ratelimit-headers-11; or null. */
 function rateOf(request) {
   const header = request.getResponseHeader("RateLimit") ?? "";
   const found = /;r=(\d+);t=(\d+)/.exec(header);

@@ -1,8 +1,8 @@
-// What people do next with keys: copy one, copy all as a table, or keep them as CSV.
+// Copies one key, copies all as a table, or downloads them as CSV.
 
 import { announce, texts } from "./language.js";
 
-/** A heading and a line for each file, in the order in which the files were chosen. */
+/** A heading and one line per file, in the order in which the files were chosen. */
 export function tableOf(uploads) {
   const withAddress = uploads.some((upload) => upload.data?.url);
   const heading = [texts.file_name, texts.key_name, ...(withAddress ? [texts.address] : [])];
@@ -13,7 +13,7 @@ export function tableOf(uploads) {
   return [heading, ...lines];
 }
 
-/** A spreadsheet takes a cell that begins like this for a formula, and a file's name is anybody's. */
+/** A spreadsheet runs a cell that begins with one of these signs as a formula: quote it. */
 function safe(name) {
   const line = name.replace(/\s+/g, " ");
   return /^[=+\-@]/.test(line) ? `'${line}` : line;
@@ -21,7 +21,7 @@ function safe(name) {
 
 const tabs = (table) => table.map((line) => line.join("\t")).join("\n");
 
-/** RFC 4180, with the separator that the reader's spreadsheet expects, and a mark that it is UTF-8. */
+/** CSV by RFC 4180. Excel needs its language's separator, and the mark (BOM) to read UTF-8. */
 export function csv(table) {
   const cell = (text) => (/[",;\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
   const lines = table.map((line) => line.map(cell).join(texts.csv_separator));
@@ -39,13 +39,13 @@ function html(table) {
 
 export const copyTable = (button, table) => copy(button, tabs(table), html(table));
 
-/** Put a text on the clipboard, with markup for programs that take a table. */
+/** Copy a text, and markup for programs that paste tables. */
 export async function copy(button, text, markup = "") {
   try {
     if (markup) await navigator.clipboard.write([item(text, markup)]);
     else await navigator.clipboard.writeText(text);
   } catch {
-    copyByCommand(text, markup);  // over plain HTTP there is no other way
+    copyByCommand(text, markup);  // without HTTPS browsers have no navigator.clipboard
   }
   const label = button.querySelector("span");
   button.dataset.label ??= label.textContent;

@@ -1,4 +1,4 @@
-// The upload page: a batch of pictures, its sum, and what needs attention first.
+// The upload page: a batch of pictures, their sum, and first the pictures that need attention.
 
 import { MOST_FILES, dropped, picked } from "./files.js";
 import { Key } from "./key.js";
@@ -7,8 +7,8 @@ import { Upload } from "./row.js";
 import { copyTable, download, tableOf } from "./table.js";
 import { announce, element, fill, texts } from "./language.js";
 
-const ANNOUNCE_EVERY = 4000;  // milliseconds: a sum after each of 200 pictures is noise
-const ROWS_AT_ONCE = 25;
+const ANNOUNCE_EVERY = 4000;  // milliseconds: a screen reader that reads 200 sums is noise
+const ROWS_AT_ONCE = 25;  // a few milliseconds of work
 const title = document.title;
 const batch = element("batch");
 const lists = { attention: element("attention"), others: element("uploads") };
@@ -27,7 +27,7 @@ async function add(found) {
   for (let at = 0; at < taken.length; at += ROWS_AT_ONCE) {
     addRows(taken.slice(at, at + ROWS_AT_ONCE));
     if (isFirst && !at) showFirst();
-    await new Promise((resolve) => setTimeout(resolve));  // the page goes on answering its reader
+    await new Promise((resolve) => setTimeout(resolve));  // let the browser draw and handle clicks
   }
 }
 
@@ -39,7 +39,7 @@ function addRows(found) {
   for (const upload of uploads) upload.begin();
 }
 
-/** On a phone the batch begins below the key and what it may do. */
+/** On a phone the batch is below the key and its limits: bring it into sight. */
 function showFirst() {
   summarize();
   if (batch.getBoundingClientRect().top > innerHeight / 2) batch.scrollIntoView();
@@ -51,7 +51,7 @@ function changed(upload) {
   summarizeSoon();
 }
 
-/** To its place among the rows of this list, which stand in the order of the files. */
+/** Move the row to its place in this list, whose rows are in the order of the files. */
 function move(upload, list) {
   const focused = upload.item.contains(document.activeElement) ? document.activeElement : null;
   const after = queue.uploads.slice(queue.uploads.indexOf(upload) + 1);
@@ -68,7 +68,7 @@ function removed(...uploads) {
   summarizeSoon();
 }
 
-/** Once for all that changes in one go; before anybody can see the page in between. */
+/** Summarize once for all changes of one event, before the browser draws the page. */
 function summarizeSoon() {
   if (isDue) return;
   isDue = true;
@@ -118,7 +118,7 @@ function drawBar({ total, stored, attention, moving }) {
   element("bar").setAttribute("aria-valuetext", element("sum").textContent);
 }
 
-/** Say the sum from time to time, and at the end; of a single picture say what became of it. */
+/** Announce the sum from time to time and at the end; for a single picture, its outcome. */
 function report(sum) {
   const settled = sum.stored + sum.attention;
   if (!settled || report.settled === settled) return;
@@ -132,7 +132,7 @@ function report(sum) {
 
 const sumText = () => element("sum").textContent;
 
-/** What needs attention alone, or all. */
+/** Show only the pictures that need attention, or all. */
 function showOnly(on) {
   if (on) batch.dataset.only = "attention";
   else delete batch.dataset.only;
@@ -172,7 +172,7 @@ document.addEventListener("keydown", (event) => {
   showOnly(!alone);
 });
 document.addEventListener("paste", (event) => {
-  if (event.target === element("key")) return;  // what is copied from a table has a picture beside its text
+  if (event.target === element("key")) return;  // copied from a table, a key may come with a picture
   if (!event.clipboardData.files.length) return;
   event.preventDefault();
   add(picked(event.clipboardData.files));
