@@ -7,6 +7,19 @@ from pathlib import Path
 import pytest
 
 from app.config import Config
+from app.intake.buffers import ROOM_SECONDS
+from app.intake.connection import (
+    HEAD_BYTES,
+    HEAD_SECONDS,
+    LINGER_BYTES,
+    SEND_SECONDS,
+)
+from app.intake.input import MOST_CHUNKS
+from app.ops.memory import WHOLE
+from app.records.client import CALL_SECONDS, CALLS_AT_ONCE
+from app.service import UPLOADS_OF_A_KEY
+from app.store.bucket import PUTS_AT_ONCE
+from app.store.client import CHECK_SECONDS
 from app.wiring import create_app
 
 ROOT = Path(__file__).parents[1]
@@ -102,3 +115,31 @@ def test_every_command_that_a_page_names_exists(page):
     groups = create_app(Config()).cli.commands
     commands = re.findall(r"\b(?:flask|uploader) (keys|uploads) ([a-z]+)", page.read_text())
     assert not [(group, name) for group, name in commands if name not in groups[group].commands]
+
+
+KIB, MIB = 2**10, 2**20
+DEFAULTS = Config()
+BOUNDS = {
+    "the head of a request": f"{HEAD_BYTES // KIB} KiB, {HEAD_SECONDS:.0f} s",
+    "the bytes of all bodies": f"{WHOLE.bodies // MIB} MiB * | waits {ROOM_SECONDS:.0f} s",
+    "the chunks of one body": f"{MOST_CHUNKS:,} ",
+    "pixels being decoded": f"{WHOLE.pixels:,} * ",
+    "calls to Redis at once": f"{CALLS_AT_ONCE} ",
+    "PUTs at once": f"{PUTS_AT_ONCE} ",
+    "an answer that the client does not read": f"{SEND_SECONDS:.0f} s ",
+    "a client that still sends after its answer": f"{LINGER_BYTES // MIB} MiB or",
+    "uploads being checked and stored": f"no bound | {UPLOADS_OF_A_KEY} ",
+    "objects being written": f"{PUTS_AT_ONCE} | {UPLOADS_OF_A_KEY} ",
+    "receiving a body": f"`BODY_TIMEOUT`, {DEFAULTS.body_timeout:.0f} s",
+    "everything after the body": f"`UPLOAD_TIMEOUT`, {DEFAULTS.upload_timeout:.0f} s",
+    "a call to Redis": f"{CALL_SECONDS} s,",
+    "a PUT with its second try": f"`S3_PUT_TIMEOUT`, {DEFAULTS.s3_put_timeout:.0f} s",
+    "looking at or deleting an object, the bucket check": f"{CHECK_SECONDS:.0f} s ",
+}
+"""The rows of docs/limits.md and docs/failures.md whose figures are constants or defaults."""
+
+
+@pytest.mark.parametrize(("what", "bound"), BOUNDS.items())
+def test_the_pages_have_the_bounds_of_the_code(what, bound):
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("limits.md", "failures.md"))
+    assert f"\n| {what} | {bound}" in pages
