@@ -1,11 +1,12 @@
-"""The image gate beside a browser: what each says of wounded pictures, and of real ones.
+"""The image gate compared with a browser, on damaged pictures and on real ones.
 
     python -m bench.browser                          10,000 mutants of each format
     python -m bench.browser --mutants 1000 --seed 7
     python -m bench.browser FOLDER                   the pictures in a folder, and below it
 
-Prints both kinds of difference: accepted and not shown (or not every frame, or in another size),
-and refused though something is shown, with the reasons counted. Chromium is the judge.
+Prints both kinds of difference: files that are accepted and not shown (or not every frame, or in
+another size), and files that are refused though something is shown, by the reason. The browser is
+Chromium.
 """
 
 import argparse

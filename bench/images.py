@@ -1,12 +1,12 @@
-"""Time and peak memory of the image gate, beside Pillow's plain load().
+"""Time and peak memory of the image gate, compared with Pillow's load().
 
     python -m bench.images            the table of formats and sizes
     python -m bench.images --worst    the worst pictures that are accepted, and sixteen at once
     python -m bench.images --hostile  files that ask for too much, or lie
-    python -m bench.images --linear   time against size, for each loop over what a client chose
-    python -m bench.images --damage   how much damage in JPEG data each way of decoding finds
+    python -m bench.images --linear   time by size, for each loop whose length a client chooses
+    python -m bench.images --damage   how much damage to JPEGs each way of decoding finds
 
-Every figure comes from a process of its own; times are CPU time, the best of several runs.
+Each figure comes from a separate process. Times are processor times, the best of several runs.
 """
 
 import argparse
@@ -24,14 +24,13 @@ from pathlib import Path
 from PIL import Image
 
 from app.errors import ApiError
-from app.image.gate import ImageInspector
-from app.shares import Shares
 from tests.image import corpus
-from tests.image.measure import MAX_PIXELS, ROOT, gate, measure, peak, pillow_load
+from tests.image.inspecting import inspector
+from tests.image.measure import ROOT, gate, measure, peak, pillow_load
 
 
 def pictures() -> dict[str, bytes]:
-    """The formats at a screen's, a camera's and a large camera's size."""
+    """Each format in the size of a screen, of a camera, and of a large camera."""
     made = {}
     for width, height in ((1200, 800), (4000, 3000), (6000, 4000)):
         photo = corpus.photo(width, height)
@@ -57,7 +56,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def worst() -> dict[str, bytes]:
-    """Pictures of 100 megapixels, of the kinds that cost most, each within 15 MiB."""
+    """Pictures of 100 megapixels of the most expensive kinds, each within 15 MiB."""
     photo = corpus.photo(10_000, 10_000, seed=3).resize((2500, 2500)).resize((10_000, 10_000))
     progressive = {"quality": 30, "progressive": True}
     rows = corpus.packed_rows(10_000, 10_000, bits=64, interlaced=True)
@@ -85,7 +84,7 @@ def worst() -> dict[str, bytes]:
 
 
 def gradients(side: int) -> Image.Image:
-    """Millions of colours that are easily packed."""
+    """An image of millions of colours that compresses well."""
     down = Image.linear_gradient("L").resize((side, side), Image.Resampling.BICUBIC)
     return Image.merge("RGB", (down, down.transpose(Image.Transpose.ROTATE_90), down))
 
@@ -129,7 +128,7 @@ LINEAR: dict[str, Callable[[int], bytes]] = {
         corpus.photo(3000, size // 6_000, "L"), "JPEG", quality=95
     ),
     "PNG, chunks (100,000)": lambda size: corpus.png_of_chunks(size // 151),
-    "PNG, chunks behind the end of its data": lambda size: corpus.png_pieces_behind_the_end(
+    "PNG, chunks after the end of its data": lambda size: corpus.png_pieces_behind_the_end(
         size // 160, 148
     ),
     "PNG, cut, a gigabyte of data for each megabyte": lambda size: corpus.png_cut(
@@ -146,7 +145,7 @@ LINEAR: dict[str, Callable[[int], bytes]] = {
     "WebP, frames (10,000)": lambda size: corpus.webp_animation(90, 90, size // 1_510),
     "WebP, groups of prefix codes": lambda size: corpus.webp_of_groups(size // 1_000, 1024),
 }
-"""A file that is in proportion to a size, for each loop over what a client chooses; the largest is
+"""For each loop whose length a client chooses, a file in proportion to a size. The largest one is
 the largest that is accepted, or 15 MB."""
 
 _SIZES = [15_000_000 >> halved for halved in range(5, -1, -1)]
@@ -154,9 +153,9 @@ _PARTS = [f"1/{1 << halved}" for halved in range(5, 0, -1)] + ["1"]
 
 
 def linear(folder: Path) -> None:
-    """Milliseconds for each of six sizes, each twice the one before.
+    """Print milliseconds for six sizes, each twice the one before.
 
-    Growth is that of the time for a byte, from an eighth to the whole: 1.0 is linear.
+    ``growth`` compares the time for a byte at the whole size with that at an eighth: 1.0 is linear.
     """
     print(f"| milliseconds at | {' | '.join(_PARTS)} | growth |\n|---|{'---|' * 7}")
     path = folder / "picture"
@@ -165,12 +164,12 @@ def linear(folder: Path) -> None:
         for size in _SIZES:
             path.write_bytes(make(size))
             times.append(measure("inspect", path, 1)["ms"])
-        grown = times[-1] / max(times[2], 0.1) / 8  # small times cannot be measured everywhere
+        grown = times[-1] / max(times[2], 0.1) / 8  # a clock may show 0
         print(f"| {name} | {' | '.join(f'{ms:.1f}' for ms in times)} | {grown:.1f} |", flush=True)
 
 
 def sixteen(folder: Path, made: dict[str, bytes]) -> None:
-    """Sixteen of each of the worst at once through one inspector, each with its own buffer."""
+    """Inspect sixteen copies of each of the worst at once, each with its own buffer."""
     print("\n| sixteen at once | s | peak memory of the process, MB | refused |\n|---|---|---|---|")
     for name, data in made.items():
         path = folder / "picture"
@@ -182,13 +181,12 @@ def sixteen(folder: Path, made: dict[str, bytes]) -> None:
 
 
 def sixteen_of(path: Path) -> None:
-    slots = Shares("pixels in decode", total=50_000_000, share=50_000_000)
-    inspector = ImageInspector(max_pixels=MAX_PIXELS, check="decode", slots=slots)
+    shared = inspector()
     outcome: Counter[str] = Counter()
 
     def inspect(data: bytes) -> None:
         try:
-            inspector.inspect(data)
+            shared.inspect(data)
             outcome["ok"] += 1
         except ApiError as error:
             outcome[error.code] += 1

@@ -1,4 +1,4 @@
-"""Photos as cameras make them: smooth shapes with noise, so that they compress like photos."""
+"""Pictures that compress like photos of cameras: smooth shapes with noise."""
 
 import bisect
 import io
@@ -7,7 +7,7 @@ from PIL import Image, ImageChops
 
 
 def photo(width, height):
-    """An RGB picture whose JPEG has about two bits a pixel."""
+    """An RGB picture whose JPEG has about two bits for each pixel."""
     bands = []
     for turn in range(3):
         shape = Image.radial_gradient("L").rotate(40 * turn).resize((width, height))
@@ -23,7 +23,7 @@ def save(image, kind, **options):
 
 
 def all_photos():
-    """Name to bytes: four baseline JPEGs, a progressive one, a PNG and a WebP."""
+    """Files by name: four baseline JPEGs, a progressive one, a PNG and a WebP."""
     sizes = {"0.16": (800, 600), "1.1": (2000, 1500), "5": (4000, 3000), "14": (6000, 4500)}
     photos = {}
     for name, (width, height) in sizes.items():
@@ -38,7 +38,7 @@ def all_photos():
 
 
 def closest(image, target, **options):
-    """The JPEG whose quality gives the size nearest to the target."""
+    """The JPEG of the quality that comes closest to ``target`` bytes."""
     qualities = range(30, 100)
 
     def size(quality):

@@ -1,20 +1,22 @@
-"""One way to make a picture: for tests and benchmarks, with Pillow, from seeds."""
+"""Makes pictures for tests and benchmarks, with Pillow, from seeds."""
 
 import io
 import random
+import site
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
-    """The bytes of a file that Pillow writes."""
+    """The bytes of the file that Pillow writes."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (32, 24), **options) -> bytes:
-    """A small file of any accepted kind; noise, so that its size grows with its pixels."""
+    """A small file of any accepted format: noise, so that its bytes grow with its pixels."""
     return encode(Image.effect_noise(size, 40).convert("RGB"), kind, **options)
 
 
@@ -24,25 +26,25 @@ def plain(kind: str = "PNG", size: tuple[int, int] = (8, 6), **options) -> bytes
 
 
 def padded(kind: str, length: int) -> bytes:
-    """A picture followed by bytes after its end, as cameras write them."""
+    """A picture of ``length`` bytes, most of them after its end, where cameras write some too."""
     file = picture(kind)
     return file + random.Random(1).randbytes(length - len(file))
 
 
 def mpo() -> bytes:
-    """What phones write: a JPEG with a second picture behind it."""
+    """A JPEG with a second picture after its end, as phones write it."""
     frames = [Image.effect_noise((64, 48), 30).convert("RGB") for _ in range(2)]
     return encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
 
 
 def animated(kind: str) -> bytes:
-    """Three frames."""
+    """An animation of three frames."""
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
     return encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
 
 
 def photo(width: int, height: int, mode: str = "RGB", seed: int = 1) -> Image.Image:
-    """A picture with soft shapes and some grain, as photos have."""
+    """A picture with soft shapes and some grain, like a photo."""
     rng = random.Random(seed)
     grid = max(width // 16, 2), max(height // 16, 2)
     soft = Image.frombytes("RGB", grid, rng.randbytes(grid[0] * grid[1] * 3))
@@ -59,3 +61,11 @@ def drawing(width: int, height: int, mode: str = "RGBA", step: int = 0) -> Image
     pen.ellipse((step, step, width // 2 + step, height // 2 + step), fill=(200, 30, 30, 128))
     pen.rectangle((width // 3, height // 3, width, height), fill=(20, 60, 200, 255))
     return image.convert(mode)
+
+
+def installed() -> list[Path]:
+    """Real pictures: those in the packages of this environment."""
+    kinds = (".png", ".jpg", ".jpeg", ".gif", ".webp")
+    folders = [Path(folder) for folder in site.getsitepackages()]
+    found = [path for folder in folders for path in folder.rglob("*") if path.suffix in kinds]
+    return [path for path in found if path.stat().st_size]

@@ -1,4 +1,4 @@
-"""What a key may hold, who waits, and who is let in next."""
+"""How much a key may hold, which requests wait, and which one is granted next."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def until(condition):
 
 
 class Waiter:
-    """A thread that takes something, says so, and holds it until it is ended."""
+    """A thread that takes an amount, sets ``entered``, and holds the amount until ``end()``."""
 
     def __init__(self, shares, key, amount=1, entered=None, wait=FOREVER):
         self.entered, self.error = threading.Event(), None
@@ -60,7 +60,7 @@ class Waiter:
 
 @contextmanager
 def waiters(shares, *keys, entered=None):
-    """Somebody of each of these keys, who has come in this order."""
+    """A waiter of each of these keys, in this order."""
     made = [Waiter(shares, key, entered=entered) for key in keys]
     try:
         yield made
@@ -96,7 +96,7 @@ def test_a_refusal_says_when_to_come_again_and_what_was_in_use():
     assert error.value.cause == "2 of 2 seats are of this key"
 
 
-def test_what_is_larger_than_the_share_counts_as_the_share():
+def test_a_request_for_more_than_the_share_counts_as_the_share():
     shares = Shares("pixels", total=50, share=40)
     with shares.taken("a", 1000):
         assert shares.in_use == 40
@@ -106,7 +106,7 @@ def test_what_is_larger_than_the_share_counts_as_the_share():
         assert refused(shares, "a", 1) == "too_many_at_once"
 
 
-def test_who_waits_is_let_in_when_the_same_key_gives_something_back():
+def test_a_waiting_request_is_granted_when_its_own_key_gives_something_back():
     shares = Shares("seats", total=9, share=1)
     with ExitStack() as held:
         held.enter_context(shares.taken("a"))
@@ -133,7 +133,7 @@ def test_queues_take_turns_however_long_one_of_them_is():
     assert "".join(entered) == "abcabaa"
 
 
-def test_a_small_request_passes_a_large_one_that_finds_no_room_yet():
+def test_a_small_request_overtakes_a_large_one_that_finds_no_room_yet():
     shares = Shares("pixels", total=10, share=10)
     with ExitStack() as held:
         held.enter_context(shares.taken("a", 4))
@@ -145,7 +145,7 @@ def test_a_small_request_passes_a_large_one_that_finds_no_room_yet():
         large.end()
 
 
-def test_within_a_key_a_small_request_passes_a_large_one_too():
+def test_within_a_key_a_small_request_overtakes_a_large_one_too():
     shares = Shares("pixels", total=10, share=8)
     with shares.taken("a", 4):
         large = Waiter(shares, "a", 7)
@@ -155,7 +155,7 @@ def test_within_a_key_a_small_request_passes_a_large_one_too():
     large.end()
 
 
-def test_requests_of_a_key_for_which_there_is_room_are_served_as_they_came():
+def test_requests_of_a_key_that_have_room_are_granted_in_their_order():
     shares = Shares("seats", total=2, share=1)
     with ExitStack() as held:
         held.enter_context(shares.taken("a"))
@@ -168,7 +168,7 @@ def test_requests_of_a_key_for_which_there_is_room_are_served_as_they_came():
         second.end()
 
 
-def test_who_gives_up_leaves_nothing_behind():
+def test_a_request_that_gives_up_leaves_nothing_behind():
     shares = Shares("seats", total=2, share=1)
     with shares.taken("a"):
         impatient = Waiter(shares, "a", wait=time.monotonic() + 0.1)
@@ -181,7 +181,7 @@ def test_who_gives_up_leaves_nothing_behind():
     assert (shares.in_use, shares.waiting) == (0, 0)
 
 
-def test_who_is_interrupted_while_it_waits_leaves_nothing_behind(monkeypatch):
+def test_a_request_that_is_interrupted_while_it_waits_leaves_nothing_behind(monkeypatch):
     shares = Shares("seats", total=1, share=1)
 
     class Interrupted(BaseException):

@@ -200,9 +200,10 @@ def walk(view: memoryview, max_pixels: int) -> ImageInfo:
 
 
 def _check_between_scans(view: memoryview, seen: Sequence[tuple[int, int, int]]) -> None:
-    """Refuse strays between the tables of two scans of a sequential image: Chromium shows none.
+    """Refuse stray bytes between the tables of two scans of a sequential image.
 
-    Strays before the first scan, directly behind coded data and after the last scan do no harm.
+    Chromium shows nothing of such an image. Stray bytes before the first scan, directly after coded
+    data, and after the last scan do no harm.
     """
     strays = 0
     first = next(at for at, (marker, _, _) in enumerate(seen) if marker == SOS)

@@ -1,7 +1,7 @@
-"""The files that the gate is tried with: valid ones of every accepted kind, and hostile ones.
+"""The files that the gate is tested with: valid ones of every accepted kind, and hostile ones.
 
-Everything is generated from seeds, so that nothing has to be shipped; the five JPEGs that no
-Python library writes (arithmetic coding, rare samplings) are our own, made with cjpeg.
+They are generated from seeds, so that no file has to be shipped. Only the five JPEGs that no
+Python library writes (arithmetic coding, rare samplings) are stored here; we made them with cjpeg.
 """
 
 import base64
@@ -20,7 +20,7 @@ from tests.pictures import drawing, encode, photo
 
 @dataclass(frozen=True)
 class Sample:
-    """A valid file: the picture ends at ``end``, what follows are bytes after the end."""
+    """A valid file: the picture ends at ``end``; the bytes after that are not part of it."""
 
     name: str
     data: bytes
@@ -31,7 +31,7 @@ class Sample:
 
 
 def valid() -> list[Sample]:
-    """All valid files, small: a few hundred kilobytes at most, most of them a few."""
+    """All valid files: most have a few kilobytes, the largest a few hundred."""
     return [*jpegs(), *pngs(), *apngs(), *gifs(), *webps()]
 
 
@@ -123,7 +123,7 @@ def jpegs() -> Iterator[Sample]:
 
 
 def odd_headers() -> dict[str, bytes]:
-    """Whole JPEGs with a header of which libjpeg warns, as phones and programs write them."""
+    """Whole JPEGs with headers that phones and programs write, and of which libjpeg warns."""
     plain = encode(photo(160, 120), "JPEG")
     cmyk = encode(photo(160, 120, "CMYK"), "JPEG")
     selection = plain.index(b"\xff\xda") + 11
@@ -142,7 +142,7 @@ def _last_table_and_scan(data: bytes) -> tuple[int, int]:
 
 
 def jpegs_not_shown() -> dict[str, bytes]:
-    """Sequential JPEGs in several scans, with strays that libjpeg skips and Chromium does not."""
+    """Sequential JPEGs in several scans, with stray bytes that only libjpeg skips."""
     plain = base64.b64decode(_CJPEG["one-scan-a-component"])
     table, scan = _last_table_and_scan(plain)
     return {
@@ -152,9 +152,9 @@ def jpegs_not_shown() -> dict[str, bytes]:
 
 
 def strays() -> dict[str, bytes]:
-    """Whole JPEGs with bytes that belong to nothing: webcams, network and toy cameras write them.
+    """Whole JPEGs with stray bytes, as webcams, network cameras and toy cameras write them.
 
-    libjpeg goes on to the next marker, and makes the same pixels as without them.
+    libjpeg goes on to the next marker, and decodes the same pixels as without these bytes.
     """
     image = photo(160, 120)
     plain = encode(image, "JPEG", comment=b"a comment")
@@ -189,7 +189,7 @@ def strays() -> dict[str, bytes]:
 
 
 def made_up() -> dict[str, bytes]:
-    """JPEGs of which libjpeg makes up a part, though it shows them."""
+    """JPEGs that libjpeg decodes, but with a part that it makes up."""
     restarts = encode(photo(160, 120), "JPEG", restart_marker_rows=1)
     marks = [each.start() for each in re.finditer(rb"\xff[\xd0-\xd7]", restarts)]
     first, last = marks[1] + 2, marks[2]
@@ -320,7 +320,7 @@ def frame_control(sequence: int, width: int, height: int, left: int = 0, top: in
 
 
 def apng(declared: int, real: int, size=(16, 8), *, hidden: bool = False, plays: int = 0) -> bytes:
-    """An APNG that says ``declared`` frames and has ``real``; ``hidden``: after a still picture."""
+    """An APNG that declares some frames and has others; ``hidden``: after a still picture."""
     still = zlib.compress(rows(*size, 8, 2, 0))
     out = SIGNATURE + header(*size) + chunk(b"acTL", struct.pack(">II", declared, plays))
     sequence = 0
@@ -342,13 +342,13 @@ def _apng_of(*middle: bytes, size=(16, 8)) -> bytes:
 
 
 def _apng_parts(size=(16, 8)) -> tuple[bytes, bytes]:
-    """The picture's IDAT, and data for a frame of 8 x 4."""
+    """The IDAT of the picture, and the data of a frame of 8 x 4."""
     still = chunk(b"IDAT", zlib.compress(rows(*size, 8, 2, 0)))
     return still, zlib.compress(rows(8, 4, 8, 2, 0, seed=7))
 
 
 def apng_control_last() -> bytes:
-    """An APNG whose acTL stands behind its first fcTL: the order is free."""
+    """An APNG whose acTL stands after its first fcTL: their order is free."""
     still, part = _apng_parts()
     control = chunk(b"acTL", struct.pack(">II", 2, 0))
     second = chunk(b"fdAT", struct.pack(">I", 2) + part)
@@ -356,7 +356,7 @@ def apng_control_last() -> bytes:
 
 
 def apngs_not_shown() -> dict[str, bytes]:
-    """APNGs that break a rule, of which browsers show nothing or too few frames."""
+    """APNGs that break a rule: browsers show nothing of them, or too few frames."""
     still, part = _apng_parts()
     control = chunk(b"acTL", struct.pack(">II", 2, 0))
 
@@ -381,7 +381,7 @@ def apngs_not_shown() -> dict[str, bytes]:
 
 
 def png_without_checksum(missing: int = 4) -> bytes:
-    """A PNG whose zlib stream lacks its last bytes, and whose chunks are well."""
+    """A PNG whose zlib stream lacks its last bytes, in valid chunks."""
     return png_of(9, 9, zlib.compress(rows(9, 9, 8, 2, 0))[:-missing])
 
 
@@ -397,6 +397,11 @@ def apngs() -> Iterator[Sample]:
 
 
 # GIF
+
+
+def _first_frame(gif: bytes) -> int:
+    """Where the first frame of Pillow's GIF begins: at the first comma after the palette."""
+    return gif.index(b",", 13 + 3 * (2 << (gif[10] & 7)))
 
 
 def gifs() -> Iterator[Sample]:
@@ -433,9 +438,9 @@ def _gif_of_bits(code_size: int, codes: int) -> bytes:
 
 
 def gifs_not_shown() -> dict[str, bytes]:
-    """GIFs that break a rule, of which browsers show nothing or too few frames."""
+    """GIFs that break a rule: browsers show nothing of them, or too few frames."""
     plain = encode(photo(90, 60, "P"), "GIF")
-    image = plain.index(b",", 13 + 3 * (2 << (plain[10] & 7)))
+    image = _first_frame(plain)
     code_size = image + 10
     two = encode(
         drawing(90, 60, "RGB"),
@@ -456,9 +461,9 @@ def gifs_not_shown() -> dict[str, bytes]:
 
 
 def gifs_on_odd_canvases() -> Iterator[Sample]:
-    """The canvas grows for the first frame, and cuts off the others."""
+    """GIFs with frames outside their canvas: it grows for the first one, and crops the others."""
     frame = encode(Image.new("L", (9, 5)), "GIF")
-    picture = frame[frame.index(b",", 13 + 3 * (2 << (frame[10] & 7))) : -1]
+    picture = frame[_first_frame(frame) : -1]
     moved = picture[:1] + struct.pack("<HH", 4, 3) + picture[5:]
     for name, size, first, second in (
         ("first-frame-larger", (2, 3), picture, picture),
@@ -498,55 +503,63 @@ def webps() -> Iterator[Sample]:
 
 
 def webps_not_shown() -> dict[str, bytes]:
-    """WebPs that break a rule, of which libwebp and browsers show nothing."""
+    """WebPs that break a rule: libwebp and browsers show nothing of them."""
     size = (80, 60)
     lossy = encode(photo(*size), "WEBP")[20:]
     alpha = encode(drawing(*size), "WEBP")
     moving = webp_animation(*size, 2)
-    canvas = struct.pack("<IHBHB", 0, size[0] - 1, 0, size[1] - 1, 0)
-    flagged = struct.pack("<IHBHB", 0x40, size[0] - 1, 0, size[1] - 1, 0)
+    canvas = vp8x(*size)
+    flagged = vp8x(*size, flags=0x40)
     picture = alpha.index(b"VP8 ")
     anim = moving.index(b"ANIM")
-
-    def whole(body: bytes) -> bytes:
-        return body[:4] + struct.pack("<I", len(body) - 8) + body[8:]
-
     return {
-        "webp-no-padding": whole(riff((b"VP8X", canvas), (b"VP8 ", lossy), (b"EXIF", b"odd"))[:-1]),
+        "webp-no-padding": resized(
+            riff((b"VP8X", canvas), (b"VP8 ", lossy), (b"EXIF", b"odd"))[:-1]
+        ),
         "webp-reserved-flag": riff((b"VP8X", flagged), (b"VP8 ", lossy)),
-        "webp-chunk-before-the-picture-of-an-alpha-channel": whole(
+        "webp-chunk-before-the-picture-of-an-alpha-channel": resized(
             alpha[:picture] + b"JUNK\2\0\0\0??" + alpha[picture:]
         ),
-        "webp-anim-of-4-bytes": whole(
+        "webp-anim-of-4-bytes": resized(
             moving[: anim + 4] + struct.pack("<I", 4) + moving[anim + 10 :]
         ),
-        "webp-anim-of-0-bytes": whole(moving[: anim + 4] + bytes(4) + moving[anim + 14 :]),
-        "webp-picture-after-frames": whole(moving + riff((b"VP8 ", lossy))[12:]),
+        "webp-anim-of-0-bytes": resized(moving[: anim + 4] + bytes(4) + moving[anim + 14 :]),
+        "webp-picture-after-frames": resized(moving + riff((b"VP8 ", lossy))[12:]),
         "webp-two-pictures": riff((b"VP8X", canvas), (b"VP8 ", lossy), (b"VP8 ", lossy)),
     }
 
 
 def not_shown() -> dict[str, bytes]:
-    """Files that a browser does not show, or not all of, whatever their coded data."""
+    """Files that a browser does not show, or only in part, though their coded data is valid."""
     return jpegs_not_shown() | apngs_not_shown() | gifs_not_shown() | webps_not_shown()
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     """A WebP file of these chunks."""
-    body = b"WEBP"
+    pieces = [b"RIFF\0\0\0\0WEBP"]
     for kind, payload in chunks:
-        body += kind + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) & 1)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+        pieces += (kind, struct.pack("<I", len(payload)), payload, b"\0" * (len(payload) & 1))
+    return resized(b"".join(pieces))
+
+
+def resized(file: bytes) -> bytes:
+    """A WebP file with the size of its container made right."""
+    return file[:4] + struct.pack("<I", len(file) - 8) + file[8:]
+
+
+def vp8x(width: int, height: int, *, flags: int = 0) -> bytes:
+    """The payload of a VP8X chunk; flags are 2 for an animation, 0x10 for alpha."""
+    return struct.pack("<IHBHB", flags, width - 1, 0, height - 1, 0)
 
 
 class _Bits:
-    """Collects bits, the least significant of each number first, as VP8L has them."""
+    """Collects bits as VP8L stores them: the least significant one of each number first."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
 
     def put(self, *fields: tuple[int, int]) -> None:
-        """Append numbers, each with how many bits it has."""
+        """Append numbers, each with its number of bits."""
         self._text += [f"{value:0{count}b}"[::-1] for value, count in fields]
 
     def tobytes(self) -> bytes:
@@ -556,13 +569,13 @@ class _Bits:
 
 _ONE_SYMBOL = ((1, 1), (0, 1), (0, 1), (0, 1))
 _ALL_256 = ((0, 1), (8, 4), *[(0, 3)] * 11, (1, 3), (1, 1), (3, 3), (254, 8))
-"""Prefix codes: of zeros alone, and of 256 symbols of eight bits."""
+"""Two prefix codes: one whose only symbol is 0, and one of 256 symbols with eight bits each."""
 
 
 def _lossless(groups: int, side: int) -> bytes:
-    """A VP8L stream, without its header, of black, in so many groups of prefix codes.
+    """A black VP8L stream, without its header, with this many groups of prefix codes.
 
-    Each square of 4 x 4 pixels uses another one, as far as there are squares.
+    Each square of 4 x 4 pixels uses the next group, as far as there are squares.
     """
     bits = _Bits()
     bits.put((0, 1), (0, 1), (1, 1), (0, 3), (0, 1))  # no transform, no cache; entropy image: 4 x 4
@@ -576,15 +589,15 @@ def _lossless(groups: int, side: int) -> bytes:
 
 
 def webp_of_groups(groups: int, side: int) -> bytes:
-    """A lossless WebP with so many groups of prefix codes."""
+    """A lossless WebP with this many groups of prefix codes."""
     size = side - 1 | side - 1 << 14
     return riff((b"VP8L", b"\x2f" + struct.pack("<I", size) + _lossless(groups, side)))
 
 
 def webp_alpha_of_groups(groups: int, side: int) -> bytes:
-    """A lossy WebP whose alpha channel has so many groups of prefix codes."""
+    """A lossy WebP whose alpha channel has this many groups of prefix codes."""
     lossy = encode(Image.new("RGB", (side, side)), "WEBP")[20:]
-    canvas = struct.pack("<IHBHB", 0x10, side - 1, 0, side - 1, 0)
+    canvas = vp8x(side, side, flags=0x10)
     alpha = b"\x01" + _lossless(groups, side)
     return riff((b"VP8X", canvas), (b"ALPH", alpha), (b"VP8 ", lossy))
 
@@ -593,7 +606,7 @@ def webp_alpha_of_groups(groups: int, side: int) -> bytes:
 
 
 def _bomb(size: int) -> bytes:
-    """``size`` zeros, deflated a thousand to one; the stream has no end."""
+    """``size`` zeros, deflated to a thousandth; the zlib stream does not end."""
     packer = zlib.compressobj(9)
     start = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
     piece = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -601,7 +614,7 @@ def _bomb(size: int) -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-    """Whole pictures with a gigabyte in their metadata, or behind their rows: not inflated."""
+    """Pictures with a gigabyte in their metadata or after their rows, which is never inflated."""
     bomb = _bomb(1 << 30)
     small = zlib.compress(rows(4, 4, 8, 2, 0))[:-4]
     after = SIGNATURE + header(4, 4) + chunk(b"IDAT", small) + chunk(b"IDAT", bomb)
@@ -615,15 +628,15 @@ def bombs() -> dict[str, bytes]:
 
 
 def png_pieces_behind_the_end(pieces: int, size: int = 12) -> bytes:
-    """A PNG whose zlib stream ends a row too early, with so many chunks behind it."""
+    """A PNG whose zlib stream ends a row too early, with this many chunks after it."""
     start = SIGNATURE + header(1, 2) + chunk(b"IDAT", zlib.compress(bytes(4)))
     return start + chunk(b"IDAT", bytes(size)) * pieces + chunk(b"IEND")
 
 
 def png_cut(megabytes: int, side: int, announced: int = 13) -> bytes:
-    """A cut PNG of ``side`` x ``side`` that says of its header that it has ``announced`` bytes.
+    """A cut PNG of ``side`` x ``side`` whose header announces ``announced`` bytes.
 
-    Its image data inflates to so many megabytes, a thousandth of which it takes.
+    Its image data is a thousandth of the ``megabytes`` to which it inflates.
     """
     start = bytearray(SIGNATURE + header(side, side))
     struct.pack_into(">I", start, len(SIGNATURE), announced)
@@ -631,7 +644,7 @@ def png_cut(megabytes: int, side: int, announced: int = 13) -> bytes:
 
 
 def packed_rows(width: int, height: int, *, bits: int, interlaced: bool) -> bytes:
-    """The zlib stream of black rows, as small as it gets."""
+    """The zlib stream of black rows, as small as possible."""
     packer = zlib.compressobj(9)
     packed = b""
     for x, y, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
@@ -642,7 +655,7 @@ def packed_rows(width: int, height: int, *, bits: int, interlaced: bool) -> byte
 
 
 def png_of(width, height, packed: bytes, *, depth=8, colour=2, interlace=0) -> bytes:
-    """A PNG whose zlib stream is ``packed``, whatever that is."""
+    """A PNG whose zlib stream is ``packed``, valid or not."""
     start = SIGNATURE + header(width, height, depth, colour, interlace)
     return start + chunk(b"IDAT", packed) + chunk(b"IEND")
 
@@ -650,25 +663,20 @@ def png_of(width, height, packed: bytes, *, depth=8, colour=2, interlace=0) -> b
 def gif_of(width: int, height: int, frames: int, size: tuple[int, int] = (1, 1)) -> bytes:
     """A GIF of ``frames`` equal frames of one colour on a canvas."""
     image = encode(Image.new("L", size), "GIF")
-    colours = 3 * (2 << (image[10] & 7))
-    start = image.index(b",", 13 + colours)
-    canvas = b"GIF89a" + struct.pack("<HH", width, height) + image[10 : 13 + colours]
+    start = _first_frame(image)
+    canvas = b"GIF89a" + struct.pack("<HH", width, height) + image[10:start]
     return canvas + image[start:-1] * frames + b";"
 
 
 def webp_animation(width: int, height: int, frames: int) -> bytes:
     """A WebP animation of 1 x 1 frames on a canvas."""
     picture = encode(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
-    frame = bytes(16) + picture
-    canvas = struct.pack("<IHBHB", 2, width - 1, 0, height - 1, 0)
-    one = b"ANMF" + struct.pack("<I", len(frame)) + frame
-    body = b"WEBPVP8X" + struct.pack("<I", 10) + canvas + b"ANIM" + struct.pack("<IIH", 6, 0, 0)
-    body += one * frames
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    frames_ = [(b"ANMF", bytes(16) + picture)] * frames
+    return riff((b"VP8X", vp8x(width, height, flags=2)), (b"ANIM", bytes(6)), *frames_)
 
 
 def _frame_for_the_picture() -> bytes:
-    """An APNG whose good rows are a frame's before the picture, which is none."""
+    """An APNG whose only valid rows are in a frame before the picture, which has no valid data."""
     rows_ = struct.pack(">I", 0) + zlib.compress(rows(16, 8, 8, 2, 0))
     return b"".join((
         SIGNATURE, header(16, 8), chunk(b"acTL", struct.pack(">II", 1, 0)), chunk(b"fdAT", rows_),
@@ -677,49 +685,48 @@ def _frame_for_the_picture() -> bytes:
 
 
 def _plain_gif() -> tuple[bytes, bytes]:
-    """A GIF of one pixel: what stands before its picture, and the rest."""
+    """A GIF of one pixel, divided before its frame."""
     plain = encode(Image.new("L", (1, 1)), "GIF")
-    at = plain.index(b",", 13 + 3 * (2 << (plain[10] & 7)))
+    at = _first_frame(plain)
     return plain[:at], plain[at:]
 
 
 def gif_of_blocks(count: int) -> bytes:
-    """A GIF with so many comments of nothing."""
+    """A GIF with this many empty comments."""
     start, rest = _plain_gif()
     return start + b"\x21\xfe\0" * count + rest
 
 
 def gif_of_pieces(count: int) -> bytes:
-    """A GIF whose comment is in so many sub-blocks of one byte."""
+    """A GIF whose comment has this many sub-blocks of one byte."""
     start, rest = _plain_gif()
     return start + b"\x21\xfe" + b"\1?" * count + b"\0" + rest
 
 
 def png_of_chunks(count: int) -> bytes:
-    """A PNG with so many chunks of nothing."""
+    """A PNG with this many empty chunks."""
     return png(8, 8, after=chunk(b"prVt") * count)
 
 
 def webp_of_chunks(count: int) -> bytes:
-    """A WebP with so many chunks of nothing."""
-    canvas = struct.pack("<IHBHB", 0, 7, 0, 7, 0)
-    body = riff((b"VP8X", canvas), (b"VP8 ", encode(Image.new("RGB", (8, 8)), "WEBP")[20:]))
-    body += b"JUNK\0\0\0\0" * count
-    return body[:4] + struct.pack("<I", len(body) - 8) + body[8:]
+    """A WebP with this many empty chunks."""
+    picture = encode(Image.new("RGB", (8, 8)), "WEBP")[20:]
+    file = riff((b"VP8X", vp8x(8, 8)), (b"VP8 ", picture))
+    return resized(file + b"JUNK\0\0\0\0" * count)
 
 
 def jpeg_of_segments(count: int) -> bytes:
-    """A JPEG with so many comments of nothing."""
+    """A JPEG with this many empty comments."""
     return _with_segments(encode(Image.new("L", (8, 8)), "JPEG"), segment(0xFE, b"") * count)
 
 
 def jpeg_of_strays(size: int) -> bytes:
-    """A JPEG with so many bytes between its segments that are nearly markers."""
+    """A JPEG with this many bytes between its segments that look almost like markers."""
     return _with_segments(encode(Image.new("L", (8, 8)), "JPEG"), b"\xff\0" * (size // 2))
 
 
 def jpeg_of_intervals(count: int) -> bytes:
-    """A JPEG of so many restart intervals, one of which has a byte too many at its end."""
+    """A JPEG of this many restart intervals, with a stray byte at the end of one of them."""
     side = 8 * int(count**0.5)
     data = encode(photo(side, side, "L"), "JPEG", restart_marker_blocks=1)
     third = [each.start() for each in re.finditer(rb"\xff[\xd0-\xd7]", data)][2]
@@ -727,7 +734,7 @@ def jpeg_of_intervals(count: int) -> bytes:
 
 
 def hostile() -> dict[str, tuple[str, bytes]]:
-    """Files that ask for too much or lie, with the code they are refused with."""
+    """Files that ask for too much or lie, each with the code of its refusal."""
     jpeg = encode(photo(64, 64), "JPEG")
     sof = jpeg.index(b"\xff\xc0") + 5
     sos = jpeg.index(b"\xff\xda")

@@ -1,4 +1,4 @@
-"""What exiftool, a program that knows more kinds of metadata than any other, finds in files."""
+"""What exiftool finds in files: it knows more kinds of metadata than any other program."""
 
 import json
 import re
@@ -18,11 +18,11 @@ TO_SHOW = re.compile(
     r"|BackgroundColor|WhitePoint[XY]|(?:Red|Green|Blue)[XY])|PNG-pHYs:.*|PNG-cICP:.*"
     r"|GIF:(?!Comment).*|RIFF:.*"
 )
-"""Names of what a picture needs to be shown; of an ICC profile, everything."""
+"""Names of the tags that a viewer needs to show a picture, all tags of an ICC profile included."""
 
 
 def tags(folder: Path) -> dict[str, list[str]]:
-    """The names of the tags that exiftool finds in each file of a folder, doubles included."""
+    """The names of the tags that exiftool finds in each file of a folder, duplicates included."""
     command = ["exiftool", "-json", "-a", "-u", "-G1", "-ee", "-fast0", str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     found = json.loads(run.stdout)
@@ -30,7 +30,7 @@ def tags(folder: Path) -> dict[str, list[str]]:
 
 
 def positions(folder: Path) -> dict[str, list[str]]:
-    """The files of a folder in which exiftool finds a position or a maker note, with its names."""
+    """The files of a folder in which exiftool finds positions or maker notes, with their names."""
     found = {
         name: [tag for tag in names if POSITION.search(tag)] for name, names in tags(folder).items()
     }
@@ -38,7 +38,7 @@ def positions(folder: Path) -> dict[str, list[str]]:
 
 
 def beyond_need(folder: Path) -> dict[str, list[str]]:
-    """The files of a folder that tell more than a viewer needs, with the names of it."""
+    """The files of a folder that hold more than a viewer needs, with the names of those tags."""
     found = {
         name: [tag for tag in names if not TO_SHOW.fullmatch(tag)]
         for name, names in tags(folder).items()

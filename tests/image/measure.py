@@ -1,4 +1,4 @@
-"""Time and peak memory of one way to look at one file, in a process of its own.
+"""Time and peak memory of one way to inspect one file, in a separate process.
 
 python -m tests.image.measure WAY PATH REPEATS
 """
@@ -16,17 +16,17 @@ from typing import Any
 from PIL import Image
 
 from app.errors import ApiError
-from app.image.gate import ImageInspector, decode, walk
-from app.shares import Shares
+from app.image.gate import decode, walk
+from tests.image.inspecting import inspector
 from tests.pictures import plain
 
-Image.MAX_IMAGE_PIXELS = None
+Image.MAX_IMAGE_PIXELS = None  # else load() refuses what is to be measured
 MAX_PIXELS = 100_000_000
 ROOT = Path(__file__).parents[2]
 
 
 def pillow_load(data: bytes) -> None:
-    """Decode every frame the way a program does that trusts Pillow."""
+    """Decode every frame, as a program does that trusts Pillow."""
     with Image.open(io.BytesIO(data)) as image:
         for frame in range(getattr(image, "n_frames", 1)):
             image.seek(frame)
@@ -39,10 +39,8 @@ def gate(data: bytes) -> None:
 
 
 def inspect(data: bytes) -> None:
-    """As an upload is looked at, the work for a refusal's sentence included."""
-    everything = {"max_pixels": MAX_PIXELS, "check": "decode"}
-    slots = Shares("pixels in decode", total=50_000_000, share=50_000_000)
-    ImageInspector(**everything, slots=slots).inspect(data)
+    """Inspect as for an upload, with the work for the sentence of a refusal."""
+    inspector().inspect(data)
 
 
 WAYS: dict[str, Callable[[bytes], object]] = {
@@ -55,7 +53,7 @@ WAYS: dict[str, Callable[[bytes], object]] = {
 
 
 def measure(way: str, path: Path, repeats: int, seconds: int = 600) -> dict[str, Any]:
-    """Milliseconds and peak megabytes over the resting process, of one way with one file.
+    """Milliseconds, and peak megabytes above the resting process, of one way with one file.
 
     Raises CalledProcessError where that takes more than ``seconds`` of processor time.
     """
@@ -73,10 +71,10 @@ def measure(way: str, path: Path, repeats: int, seconds: int = 600) -> dict[str,
 
 
 def one(way: str, path: Path, repeats: int) -> None:
-    """Print what :func:`measure` gives; the process is this one."""
+    """Measure in this process, and print the result for :func:`measure`."""
     data = path.read_bytes()
-    WAYS[way](plain())
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak, which begins as the parent's
+    WAYS[way](plain())  # imports and allocates what every file needs
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which a fork inherits
     resting = peak()
     best = float("inf")
     error = ""

@@ -1,8 +1,8 @@
-"""Wounded pictures, the same for the same seed: bytes changed, and whole blocks of the structure.
+"""Mutants: damaged pictures, the same for the same seed, with changes to bytes and to whole blocks.
 
-Each is one of the valid files of ``tests.image.corpus`` with a few wounds. Checksums, sequence
-numbers and lengths of containers are made right again every other time, or nothing would get
-past them.
+Each is one of the valid files of ``tests.image.corpus`` with a few changes. In most of them
+checksums, sequence numbers and sizes of containers are set right again: otherwise the checks of
+these would hide all later checks.
 """
 
 import random
@@ -27,7 +27,7 @@ def flip(data: bytearray, rng: random.Random) -> None:
 
 
 def edge(data: bytearray, rng: random.Random) -> None:
-    """An extreme value somewhere, most often in the first bytes, where the sizes are."""
+    """Write an extreme value, most often into the first bytes, where the sizes are."""
     value = rng.choice(_EDGES)
     at = rng.randrange(min(len(data), rng.choice((64, 256, 1 << 24))))
     data[at : at + len(value)] = value
@@ -50,7 +50,7 @@ def insert(data: bytearray, rng: random.Random) -> None:
 
 
 def repeat(data: bytearray, rng: random.Random) -> None:
-    """A piece once more, somewhere else: chunks, frames and scans too many."""
+    """Copy a piece to another place: extra chunks, frames and scans."""
     start, at = rng.randrange(len(data)), rng.randrange(len(data))
     data[at:at] = data[start : start + rng.choice((8, 40, 400))]
 
@@ -65,7 +65,7 @@ BYTES: tuple[Callable[[bytearray, random.Random], None], ...] = (
 
 
 def blocks(data: bytes) -> list[tuple[int, int]]:
-    """Where each block of the structure begins and ends: segments, chunks, frames."""
+    """Start and end of each block of the structure: segments, chunks, frames."""
     try:
         if data[:2] == b"\xff\xd8":
             return list(_segments(data))
@@ -137,13 +137,13 @@ def _move(data: bytearray, rng: random.Random, start: int, end: int) -> None:
 
 
 def _head(data: bytearray, rng: random.Random, start: int, end: int) -> None:
-    """A small or extreme value in one of the fields with which a block begins."""
+    """Write a small or extreme value into one of the fields at the start of a block."""
     at = min(start + rng.randrange(34), len(data) - 1)
     data[at] = rng.choice((0, 1, 2, 3, 4, 8, 16, 255, data[at] ^ 1 << rng.randrange(8)))
 
 
 def _stray(data: bytearray, rng: random.Random, start: int, end: int) -> None:
-    """A few bytes between two blocks."""
+    """Insert a few bytes between two blocks."""
     count = rng.choice((1, 2, 3, 9, 600))
     data[start:start] = rng.choice((bytes(count), b"\xff" * count, rng.randbytes(count)))
 
@@ -153,7 +153,7 @@ def _shorten(data: bytearray, rng: random.Random, start: int, end: int) -> None:
 
 
 def _rename(data: bytearray, rng: random.Random, start: int, end: int) -> None:
-    """Another block's name."""
+    """Give a block the name of another one."""
     other = rng.choice(blocks(data))[0]
     data[start : start + 8] = data[start : start + 4] + data[other + 4 : other + 8]
     if data[:4] == b"RIFF":
@@ -165,8 +165,8 @@ BLOCKS: tuple[Callable[[bytearray, random.Random, int, int], None], ...] = (
 )  # fmt: skip
 
 
-def mended(data: bytearray) -> bytes:
-    """A PNG with right checksums and sequence numbers, a WebP with its right length."""
+def repaired(data: bytearray) -> bytes:
+    """Set the checksums and sequence numbers of a PNG right, and the size of a WebP."""
     if data[:4] == b"RIFF" and len(data) > 8:
         struct.pack_into("<I", data, 4, len(data) - 8)
     if data[:2] == b"\x89P":
@@ -181,16 +181,16 @@ def mended(data: bytearray) -> bytes:
     return bytes(data)
 
 
-def wounded(data: bytes, rng: random.Random) -> bytes:
-    """The file with one wound, or a few."""
-    hurt = bytearray(data)
+def mutant(data: bytes, rng: random.Random) -> bytes:
+    """The file with one change or a few."""
+    changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
-        parts = blocks(bytes(hurt))
+        parts = blocks(bytes(changed))
         if parts and rng.random() < 0.6:
-            rng.choice(BLOCKS)(hurt, rng, *rng.choice(parts))
-        elif hurt:
-            rng.choice(BYTES)(hurt, rng)
-    return mended(hurt) if rng.random() < 0.75 else bytes(hurt)
+            rng.choice(BLOCKS)(changed, rng, *rng.choice(parts))
+        elif changed:
+            rng.choice(BYTES)(changed, rng)
+    return repaired(changed) if rng.random() < 0.75 else bytes(changed)
 
 
 def mutants(seed: int, files: int, kinds: tuple[str, ...] = ("JPEG", "PNG", "GIF", "WEBP")):
@@ -203,4 +203,4 @@ def mutants(seed: int, files: int, kinds: tuple[str, ...] = ("JPEG", "PNG", "GIF
         kind = rng.choice(by_kind)
         moving = [sample for sample in animated if sample in kind]
         sample = rng.choice(moving if moving and rng.random() < 0.3 else kind)
-        yield f"{number} {sample.name}", wounded(sample.data, rng)
+        yield f"{number} {sample.name}", mutant(sample.data, rng)

@@ -1,6 +1,6 @@
-"""Pictures with metadata as cameras, phones, drones and programs write it, all with a position.
+"""Pictures with a position in their metadata, as cameras, phones, drones and programs write it.
 
-The position is one that occurs nowhere else: ``LATITUDE`` as text, ``DEGREES`` as EXIF has it.
+The position occurs nowhere else: it is ``LATITUDE`` in texts and ``DEGREES`` in EXIF.
 """
 
 import base64
@@ -10,16 +10,8 @@ import zlib
 
 from PIL import ImageCms
 
-from tests.image.corpus import (
-    SIGNATURE,
-    apng,
-    chunk,
-    drawing,
-    encode,
-    photo,
-    riff,
-    segment,
-)
+from tests.image.corpus import SIGNATURE, apng, chunk, resized, riff, segment, vp8x
+from tests.pictures import drawing, encode, photo
 
 LATITUDE = "48.1372288"
 DEGREES = (4813722, 99991)
@@ -47,7 +39,7 @@ def tiff(order: str, *directories: list[tuple[int, int, object]], thumbnail: byt
 
 
 def _directory(out: bytearray, order: str, fields) -> int:
-    """Append a directory, its values behind it; where it says which directory follows."""
+    """Append a directory and its values; return the position of the link to the next one."""
     at = len(out)
     out += struct.pack(order + "H", len(fields)) + bytes(12 * len(fields) + 4)
     for number, (tag, kind, value) in enumerate(fields):
@@ -80,12 +72,12 @@ def gps(order: str) -> list:
 
 
 def maker_note(order: str) -> bytes:
-    """A maker's own directory, with a position in it."""
+    """A maker's private directory, with a position in it."""
     return b"Maker\0" + tiff(order, [(0x100, 2, f"lat={LATITUDE}\0".encode()), *gps(order)])
 
 
 def exif(order="<", *, orientation=6, location=True, thumbnail=b"", more=(), more_exif=()) -> bytes:
-    """What a camera writes: GPS last, behind the maker note."""
+    """EXIF as a camera writes it: GPS last, after the maker note."""
     camera = [
         (0x829A, 5, (1, 125)), (0x9003, 2, b"2026:11:25 10:00:00\0"),
         (0x9286, 7, b"ASCII\0\0\0Hi!"), *([(0x927C, 7, maker_note(order))] if location else []),
@@ -162,7 +154,7 @@ XMP = b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def extended_xmp(packet: bytes, *, split=300, elements=CREDITS) -> list[bytes]:
-    """The segments of a packet that names another, and of that other in parts."""
+    """The segment of a packet that names an extended one, and the segments of that one."""
     guid = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper()
     first = xmp(f'xmpNote:HasExtendedXMP="{guid}"', elements)
     parts = [
@@ -303,7 +295,7 @@ def international(keyword: str, value: bytes, *, packed=False) -> bytes:
 
 
 def raw_profile(name: str, data: bytes) -> bytes:
-    """As ImageMagick writes profiles into texts."""
+    """A profile as ImageMagick writes it into a text."""
     digits = data.hex().encode()
     lines = b"\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
     return b"\n%s\n%8d\n%s\n" % (name.encode(), len(data), lines)
@@ -411,20 +403,19 @@ def located_webps() -> dict[str, bytes]:
 
 def _appended(data: bytes, kind: bytes, payload: bytes) -> bytes:
     more = kind + struct.pack("<I", len(payload)) + payload + bytes(len(payload) & 1)
-    return data[:4] + struct.pack("<I", len(data) - 8 + len(more)) + data[8:] + more
+    return resized(data + more)
 
 
 def _frame_with_more() -> bytes:
     picture = encode(photo(16, 16), "WEBP")[12:]
     head = struct.pack("<HBHBHBHBHBB", 0, 0, 0, 0, 15, 0, 15, 0, 40, 0, 0)
     more = b"GPSD" + struct.pack("<I", 11) + LATITUDE.encode() + b"!"
-    canvas = struct.pack("<IHBHB", 2, 15, 0, 15, 0)
-    return riff((b"VP8X", canvas), (b"ANIM", struct.pack("<IH", 0, 0)),
+    return riff((b"VP8X", vp8x(16, 16, flags=2)), (b"ANIM", struct.pack("<IH", 0, 0)),
                 (b"ANMF", head + picture + more), (b"ANMF", head + picture))  # fmt: skip
 
 
 def located() -> dict[str, bytes]:
-    """All of them, by name."""
+    """All files with a position, by name."""
     kinds = {"jpeg": located_jpegs(), "png": located_pngs(), "gif": located_gifs(),
              "webp": located_webps()}  # fmt: skip
     return {f"{kind}-{name}": data for kind, files in kinds.items() for name, data in files.items()}

@@ -1,4 +1,4 @@
-"""Decoders: damage that no structure shows, and hostile files in little memory and time."""
+"""Decoders find damage that the structure does not show, and bound memory and time."""
 
 import contextlib
 import io
@@ -60,7 +60,7 @@ def test_a_jpeg_with_a_block_of_zeros_in_it_is_refused(options):
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_a_jpeg_of_zeros_from_somewhere_up_to_its_end_mark_is_refused(options, share):
-    """libjpeg makes a picture of the first zeros, and only finds some of them left over."""
+    """libjpeg decodes the first zeros to pixels, and only warns of those left over."""
     data = encode(photo(1200, 800), "JPEG", quality=95, subsampling=0, **options)
     place = int(len(data) * share)
     zeros = bytes(len(data) - 2 - place)
@@ -69,7 +69,7 @@ def test_a_jpeg_of_zeros_from_somewhere_up_to_its_end_mark_is_refused(options, s
 
 @pytest.mark.parametrize("name", strays())
 def test_stray_bytes_in_a_jpeg_change_no_pixel(name):
-    """The reason to accept them: libjpeg makes the same picture as without them."""
+    """This is why they are accepted: libjpeg decodes the same picture without them."""
     progressive = {"progressive": True} if name == "zeros-between-scans" else {}
     expected = encode(photo(160, 120), "JPEG", **progressive)
     assert pixels(strays()[name]) == pixels(expected)
@@ -81,7 +81,7 @@ def pixels(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", made_up())
-def test_a_jpeg_of_which_a_part_would_be_made_up_is_refused(name):
+def test_a_jpeg_with_a_part_that_libjpeg_would_make_up_is_refused(name):
     assert refusal(made_up()[name]).code == "corrupt_image"
 
 
@@ -119,7 +119,7 @@ def test_a_hostile_file_is_refused_in_little_memory(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", bombs())
-def test_metadata_and_bytes_behind_the_picture_are_never_inflated(name):
+def test_metadata_and_bytes_after_the_picture_are_never_inflated(name):
     data = bombs()[name]
     tracemalloc.start()
     with contextlib.suppress(ApiError):
@@ -130,8 +130,8 @@ def test_metadata_and_bytes_behind_the_picture_are_never_inflated(name):
 
 
 @pytest.mark.thorough
-def test_pieces_behind_the_end_of_a_pngs_data_cost_no_more_each_the_more_there_are(tmp_path):
-    """Each was once copied onto all before it: these took over a minute."""
+def test_chunks_after_the_end_of_a_pngs_data_take_linear_time(tmp_path):
+    """zlib once copied all earlier chunks for each new one: that took over a minute."""
     path = tmp_path / "picture"
     path.write_bytes(png_pieces_behind_the_end(99_000, 145))
     assert "rows of the picture are missing" in measure("inspect", path, 1, seconds=20)["error"]
@@ -165,14 +165,14 @@ def test_nothing_is_inflated_to_say_how_much_of_a_huge_cut_png_is_there(data, tm
     ids=["GIF blocks", "GIF sub-blocks", "GIF frames", "PNG chunks", "APNG frames", "WebP chunks",
          "WebP frames", "JPEG segments"],
 )  # fmt: skip
-def test_what_costs_time_is_bounded_far_above_what_programs_write(make, most, beside):
-    """``beside``: so many of them the smallest picture has."""
+def test_whatever_costs_time_has_a_limit_far_above_what_programs_write(make, most, beside):
+    """``beside`` is how many of them the smallest picture has already."""
     assert inspector().inspect(make(most - beside)).width > 0
     for check in ("decode", "structure"):
         assert "more" in refusal(make(most - beside + 1), check=check).detail
 
 
-def test_of_a_progressive_jpeg_no_more_is_decoded_than_there_is_memory_for():
+def test_a_progressive_jpeg_is_decoded_only_as_far_as_memory_allows():
     data = encode(photo(1000, 1000), "JPEG", progressive=True, subsampling=0)
     info = walk(data, 10**8)
     assert cost(data, info) * BYTES_PER_PIXEL > 6_000_000
@@ -180,7 +180,7 @@ def test_of_a_progressive_jpeg_no_more_is_decoded_than_there_is_memory_for():
     decode(data, info, memory=2_000_000)
 
 
-def test_a_webp_for_which_there_is_no_memory_is_refused_for_now():
+def test_a_webp_that_needs_more_memory_than_there_is_is_answered_503():
     data = encode(photo(1000, 1000), "WEBP", lossless=True)
     with pytest.raises(ApiError) as caught:
         cost(data, walk(data, 10**8), memory=2_000_000)
@@ -198,7 +198,7 @@ def test_a_large_webp_with_alpha_of_any_length_is_decoded_to_its_end(step, odd):
     assert refusal(data).code == "corrupt_image"
 
 
-def test_frames_are_charged_beside_their_pixels():
+def test_each_frame_is_charged_besides_its_pixels():
     few, many = gif_of(9, 9, 2), gif_of(9, 9, 1_000)
     assert charged(many) - charged(few) > 998 * 1_000 * BYTES_PER_PIXEL
 
@@ -230,7 +230,7 @@ def test_stray_bytes_are_also_accepted_in_a_jpeg_of_which_only_a_part_is_decoded
 
 
 @pytest.mark.thorough
-def test_a_large_webp_is_decoded_in_a_fraction_of_its_pixels(tmp_path):
+def test_a_large_webp_needs_less_memory_than_its_pixels(tmp_path):
     path = tmp_path / "picture"
     path.write_bytes(encode(photo(8, 8).resize((5000, 5000)), "WEBP", method=0))
     found = measure("gate", path, 1)
@@ -252,7 +252,7 @@ def test_a_lossless_picture_takes_its_tables_from_the_budget(make, tmp_path):
 
 
 def charged(data: bytes) -> int:
-    """The bytes that a picture takes from the budget."""
+    """The bytes of the decoding budget that a picture takes."""
     return BYTES_PER_PIXEL * cost(data, walk(data, 100_000_000))
 
 
@@ -268,7 +268,7 @@ def test_twenty_thousand_mutated_files_raise_nothing_but_refusals():
 @pytest.mark.parametrize(
     "data",
     [gif_of(9, 9, 3), png(9, 9), png_pieces_behind_the_end(9)],
-    ids=["frames of a GIF", "rows of a PNG", "pieces behind a PNG's rows"],
+    ids=["frames of a GIF", "rows of a PNG", "chunks after a PNG's rows"],
 )
 def test_a_deadline_ends_a_decode(data):
     with pytest.raises(ApiError) as caught:

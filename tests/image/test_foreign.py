@@ -1,11 +1,8 @@
-"""What people send instead of a picture is named, with what to do about it."""
+"""Files of other formats are named, with what to do about them."""
 
 import pytest
 
-from tests.image.corpus import (
-    chunk,
-    png,
-)
+from tests.image.corpus import chunk, png
 from tests.image.inspecting import refusal
 from tests.pictures import encode, photo
 

@@ -1,13 +1,11 @@
-"""The image gate: whole pictures in, everything else refused with a sentence that helps."""
+"""The image gate accepts whole pictures and refuses all else with a helpful sentence."""
 
 import math
 import random
-import site
 import threading
 import time
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import pytest
 
@@ -30,21 +28,15 @@ from tests.image.corpus import (
     webp_animation,
 )
 from tests.image.inspecting import inspector, refusal
-from tests.pictures import encode, photo
+from tests.pictures import encode, installed, photo
 
 VALID = valid()
-
-
 NAMES = [sample.name for sample in VALID]
-
-
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp"}
-
-
 CONTENT_TYPES = {kind: f"image/{kind.lower()}" for kind in EXTENSIONS}
 
 
-# What is accepted
+# Accepted files
 
 
 def test_the_corpus_is_large_enough_to_mean_something():
@@ -65,13 +57,7 @@ def test_every_valid_picture_is_accepted_and_described(sample: Sample, check):
 
 
 def test_pictures_from_installed_packages_are_accepted():
-    folders = [Path(folder) for folder in site.getsitepackages()]
-    found = [
-        path
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.suffix in (".png", ".jpg", ".jpeg", ".gif", ".webp") and path.stat().st_size
-    ]
+    found = installed()
     assert found
     gate = inspector()
     for path in found:
@@ -98,7 +84,7 @@ def test_all_frames_count_toward_the_limit(data):
     assert refusal(data, max_pixels=16 * 8 * 5 - 1).code == "too_many_pixels"
 
 
-# What is cut off
+# Files that are cut off
 
 
 @pytest.mark.parametrize("check", ["decode", "structure"])
@@ -119,7 +105,7 @@ def test_a_refusal_says_how_much_of_a_cut_picture_is_there(kind):
     assert "Copy or export it again" in detail
 
 
-# What is damaged
+# Damaged files
 
 
 @pytest.mark.parametrize(
@@ -176,7 +162,7 @@ NOT_SHOWN = not_shown()
 
 @pytest.mark.parametrize("check", ["decode", "structure"])
 @pytest.mark.parametrize("name", NOT_SHOWN)
-def test_what_no_browser_shows_is_refused(name, check):
+def test_a_file_that_no_browser_shows_is_refused(name, check):
     assert refusal(NOT_SHOWN[name], check=check).code == "corrupt_image"
 
 
@@ -190,7 +176,7 @@ def test_a_picture_that_lacks_only_its_end_mark_is_refused_with_what_helps(kind)
     assert "save it again" in error.detail
 
 
-def test_an_empty_file_is_told_apart():
+def test_an_empty_file_has_its_own_code():
     assert refusal(b"").code == "empty_image"
 
 
@@ -204,7 +190,7 @@ def test_while_all_slots_are_taken_a_cut_picture_is_refused_at_once():
 
 
 @pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF"])
-def test_noise_behind_a_signature_is_refused(start):
+def test_noise_after_a_signature_is_refused(start):
     rng = random.Random(start)
     gate = inspector()
     for size in (0, 1, 5, 30, 500):
@@ -249,7 +235,7 @@ LARGE = png_of(9_000, 9_000, packed_rows(9_000, 9_000, bits=8, interlaced=False)
 
 
 def decoding(gate: ImageInspector):
-    """As while another thread decodes 81 megapixels, for exactly as long as the block lasts."""
+    """Hold the slots, as another thread does while it decodes 81 megapixels."""
     return gate._slots.taken("another key", 81_000_000, math.inf)
 
 
@@ -285,14 +271,14 @@ def test_a_picture_that_finds_no_slot_in_half_of_its_time_is_answered_503():
     assert (gate._slots.in_use, gate._slots.waiting) == (0, 0)
 
 
-def test_behind_its_deadline_a_picture_waits_no_longer():
+def test_after_its_deadline_a_picture_does_not_wait():
     gate = inspector()
     with decoding(gate), pytest.raises(ApiError) as caught:
         gate.inspect(png(9, 9), deadline=time.monotonic() - 1)
     assert caught.value.code == "overloaded"
 
 
-def test_small_pictures_pass_a_large_one_that_waits():
+def test_small_pictures_overtake_a_large_one_that_waits():
     gate = inspector(decode_pixels=90_000_000)
     second = threading.Thread(target=gate.inspect, args=(LARGE,))
     with decoding(gate):
@@ -304,7 +290,7 @@ def test_small_pictures_pass_a_large_one_that_waits():
     assert gate._slots.in_use == 0
 
 
-def test_one_key_that_takes_its_share_leaves_room_for_another():
+def test_a_key_that_holds_its_whole_share_leaves_room_for_another():
     slots = Shares("pixels in decode", total=50_000_000, share=40_000_000)
     gate = ImageInspector(max_pixels=100_000_000, check="decode", slots=slots)
     with slots.taken("greedy", 81_000_000):
@@ -314,7 +300,7 @@ def test_one_key_that_takes_its_share_leaves_room_for_another():
         assert gate.inspect(png(9, 9), key="other").width == 9
 
 
-def test_what_takes_long_is_done_where_the_caller_wants_it():
+def test_work_that_takes_long_is_done_by_the_callers_runner():
     done = []
 
     def run(function, *args):

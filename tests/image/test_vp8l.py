@@ -1,4 +1,4 @@
-"""The prefix codes of a lossless WebP are counted before libwebp makes room for them."""
+"""The prefix codes of a lossless WebP are counted before libwebp allocates memory for them."""
 
 import math
 import random

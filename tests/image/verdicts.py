@@ -1,4 +1,4 @@
-"""What the image gate says of files, for tests that know nothing of the program.
+"""What the image gate says of files, for tests that import nothing of the program.
 
 python -m tests.image.verdicts FOLDER
 

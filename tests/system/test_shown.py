@@ -1,12 +1,10 @@
 """Accepted means shown: Chromium is the judge of what the image gate says of each file."""
 
-import site
-from pathlib import Path
-
 import pytest
 
 from tests.image.corpus import made_up, not_shown, png_without_checksum, valid
 from tests.image.mutants import mutants
+from tests.pictures import installed
 from tests.system.judge import all_shown, judge, judged
 
 pytestmark = pytest.mark.needs_program("chromium")
@@ -44,10 +42,7 @@ def test_what_is_shown_with_a_part_made_up_is_not_accepted(page, tmp_path):
 
 
 def test_real_pictures_are_accepted_and_shown(page, tmp_path):
-    folders = [Path(each) for each in site.getsitepackages()]
-    kinds = (".png", ".jpg", ".jpeg", ".gif", ".webp")
-    found = [path for folder in folders for path in folder.rglob("*") if path.suffix in kinds]
-    files = {str(path): path.read_bytes() for path in found if path.stat().st_size}
+    files = {str(path): path.read_bytes() for path in installed()}
     assert files
     for name, verdicts, seen in judged(page, files, tmp_path):
         for size, reason in verdicts.values():
