@@ -1,17 +1,11 @@
 """Errors as clients see them: RFC 9457 problem documents with stable codes.
 
-Knows no web framework: Flask (``app.web.problems``) and the worker, for what never gets as far
-as Flask, answer with the same document and the same headers.
+Every package raises these, so this module knows no web framework; ``app.web.problems`` answers.
 """
 
-import json
-import re
 import ssl
-import uuid
 from http import HTTPStatus
 from typing import Any
-
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # code: (status, title). The API reference is checked against this table.
 CODES: dict[str, tuple[int, str]] = {
@@ -149,23 +143,3 @@ def failed(cause: str | None = None) -> ApiError:
     """The 500 ``internal_error``. The client is told nothing about ``cause``."""
     detail = "Something went wrong on our side. Try again, and tell us the request_id if it stays."
     return ApiError("internal_error", detail, cause=cause)
-
-
-def request_id(given: str | None) -> str:
-    """The client's own ``X-Request-Id``, else a new UUID: any other text could forge log lines."""
-    return given if given and _SANE_ID.fullmatch(given) else str(uuid.uuid4())
-
-
-def common_headers(request_id: str) -> dict[str, str]:
-    """The headers of every answer."""
-    return {
-        "X-Request-Id": request_id,
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-store",
-    }
-
-
-def problem_answer(error: ApiError, request_id: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body (ASCII) of the answer to a refused request, for any server."""
-    headers = common_headers(request_id) | {"Content-Type": "application/problem+json"}
-    return error.status, headers | error.headers, json.dumps(error.problem(request_id)).encode()

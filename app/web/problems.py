@@ -1,14 +1,19 @@
 """Turns every error into a problem document, and adds the common headers to every answer."""
 
+import json
 import logging
+import re
+import uuid
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from app import errors
-from app.errors import ApiError
+from app.errors import ApiError, failed
 
 log = logging.getLogger("uploader.errors")
+
+# Of a client's id any other text could forge lines of the log, or headers of the stored object.
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def init_app(app: Flask) -> None:
@@ -27,8 +32,12 @@ def refused(error: ApiError) -> Response:
     g.disconnected = error.disconnected
     if error.cause:
         log.warning("%s: %s", error.code, error.cause)
-    status, headers, body = errors.problem_answer(error, g.request_id)
-    return Response(body, status, headers)
+    return Response(
+        json.dumps(error.problem(g.request_id)),
+        error.status,
+        _common_headers() | error.headers,
+        content_type="application/problem+json",
+    )
 
 
 def http_error(error: HTTPException) -> Response | HTTPException:
@@ -47,11 +56,20 @@ def http_error(error: HTTPException) -> Response | HTTPException:
 
 
 def _begin() -> None:
-    g.request_id = errors.request_id(request.headers.get("X-Request-Id"))
+    sent = request.headers.get("X-Request-Id", "")
+    g.request_id = sent if _SANE_ID.fullmatch(sent) else str(uuid.uuid4())
+
+
+def _common_headers() -> dict[str, str]:
+    return {
+        "X-Request-Id": g.request_id,
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
 
 
 def _finish(response: Response) -> Response:
-    for name, value in errors.common_headers(g.request_id).items():
+    for name, value in _common_headers().items():
         response.headers.setdefault(name, value)  # a view may have set its own
     if (rate := g.get("rate")) is not None:
         response.headers.update(rate.headers())
@@ -60,4 +78,4 @@ def _finish(response: Response) -> Response:
 
 def _failed(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
-    return refused(errors.failed())
+    return refused(failed())

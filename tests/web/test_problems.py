@@ -1,6 +1,7 @@
 """Whatever goes wrong in a view or before it, the client gets a problem document."""
 
 import logging
+import uuid
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,13 @@ def client():
 
     @app.get("/refused")
     def refused():
-        raise ApiError("rate_limited", "Wait.", headers={"Retry-After": "9"}, cause="of the log")
+        error = ApiError("rate_limited", "Wait.", headers={"Retry-After": "9"}, cause="of the log")
+        error.extra["limit"] = 1
+        raise error
+
+    @app.get("/foreign")
+    def foreign():
+        raise ApiError("bad_request", "Grüße")
 
     @app.get("/mistake")
     def mistake():
@@ -44,11 +51,39 @@ def test_a_refusal_is_answered_as_it_says(client):
     assert answer.status_code == 429
     assert answer.content_type == "application/problem+json"
     assert answer.headers["Retry-After"] == "9"
-    assert answer.json["code"] == "rate_limited"
-    assert answer.json["request_id"] == answer.headers["X-Request-Id"] == "r-1"
+    assert answer.json == {
+        "type": "/docs#rate_limited",
+        "title": "Too many uploads",
+        "status": 429,
+        "detail": "Wait.",
+        "code": "rate_limited",
+        "request_id": "r-1",
+        "limit": 1,
+    }
 
 
-def test_its_cause_is_for_the_log_alone(client, caplog):
+def test_a_body_is_ascii_whatever_its_sentence_holds(client):
+    answer = client.get("/foreign")
+    assert answer.data.isascii()
+    assert answer.json["detail"] == "Grüße"
+
+
+@pytest.mark.parametrize("sent", ["r-1", "A.b_c-9", "x" * 128])
+def test_a_sane_request_id_is_kept(client, sent):
+    answer = client.get("/refused", headers={"X-Request-Id": sent})
+    assert answer.json["request_id"] == answer.headers["X-Request-Id"] == sent
+
+
+@pytest.mark.parametrize("sent", [None, "", "a b", "x" * 129, "ü", 'a"b'])
+def test_any_other_request_id_is_replaced_by_a_new_one(client, sent):
+    headers = {} if sent is None else {"X-Request-Id": sent}
+    first, second = (client.get("/refused", headers=headers) for _ in range(2))
+    assert uuid.UUID(first.json["request_id"]).version == 4
+    assert first.json["request_id"] == first.headers["X-Request-Id"]
+    assert first.json["request_id"] != second.json["request_id"]
+
+
+def test_the_cause_of_a_refusal_goes_to_the_log_alone(client, caplog):
     answer = client.get("/refused")
     assert "of the log" in caplog.text
     assert "of the log" not in answer.text
