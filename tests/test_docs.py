@@ -63,6 +63,14 @@ def test_a_page_is_read_in_a_few_minutes(page):
     assert len(page.read_text().splitlines()) < 150
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_fits_a_window_of_a_hundred_columns(page):
+    text = page.read_text()
+    # This table has the code's own words: tests/test_config.py compares them.
+    text = re.sub(r"<!-- settings -->.*<!-- /settings -->", "", text, flags=re.DOTALL)
+    assert not [line for line in text.splitlines() if len(line) > 100]
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=named)
 def test_a_guide_begins_with_whom_it_is_for(page):
     title, _, first, *_ = page.read_text().splitlines()
