@@ -198,8 +198,10 @@ def _repaired_jpeg(
         bare := jpeg.without_metadata(view)
     ) != view:
         yield bare, frame
-    elif before:
+    elif before and frame.marker in jpeg.PROGRESSIVE_MARKERS:
         yield jpeg.without_gaps(view, before, count), frame
+    elif before:  # Chromium shows such a progressive image, and not a sequential one
+        raise jpeg.strays_between_scans(count)
     else:
         raise damaged("JPEG", jpeg.BAD_DATA, cause=message)
 

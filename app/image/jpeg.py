@@ -212,7 +212,12 @@ def _check_between_scans(view: memoryview, seen: Sequence[tuple[int, int, int]])
         if marker != SOS and not _FILL.fullmatch(view, end, end + gap):
             strays = gap
         if following == SOS and strays:
-            raise damaged("JPEG", f"there are {strays} unexpected bytes between two of its scans")
+            raise strays_between_scans(strays)
+
+
+def strays_between_scans(count: int) -> ApiError:
+    """The refusal of an image in several scans with bytes between these that belong to nothing."""
+    return damaged("JPEG", f"there are {count} unexpected bytes between two of its scans")
 
 
 def plan(view: memoryview) -> tuple[Frame, bool]:
@@ -361,5 +366,5 @@ def without_gaps(view: memoryview, before: int, count: int) -> bytes:
                 pieces.append(view[at : stop - gap])
                 at = stop
     if not pieces:
-        raise damaged("JPEG", f"there are {count} unexpected bytes between two of its scans")
+        raise strays_between_scans(count)
     return b"".join((*pieces, view[at:]))

@@ -529,6 +529,13 @@ def webps_not_shown() -> dict[str, bytes]:
     }
 
 
+def jpeg_of_a_gap(zeros: int = 600) -> bytes:
+    """A sequential JPEG in several scans with zeros after the coded data of one of them."""
+    data = base64.b64decode(_CJPEG["one-scan-a-component"])
+    gap = data.index(b"\xff\xc4", data.index(b"\xff\xda"))
+    return data[:gap] + bytes(zeros) + data[gap:]
+
+
 def not_shown() -> dict[str, bytes]:
     """Files that a browser does not show, or only in part, though their coded data is valid."""
     return jpegs_not_shown() | apngs_not_shown() | gifs_not_shown() | webps_not_shown()

@@ -22,6 +22,7 @@ from tests.image.corpus import (
     gif_of_blocks,
     gif_of_pieces,
     hostile,
+    jpeg_of_a_gap,
     jpeg_of_segments,
     made_up,
     odd_headers,
@@ -83,6 +84,11 @@ def pixels(data: bytes) -> bytes:
 @pytest.mark.parametrize("name", made_up())
 def test_a_jpeg_with_a_part_that_libjpeg_would_make_up_is_refused(name):
     assert refusal(made_up()[name]).code == "corrupt_image"
+
+
+@pytest.mark.parametrize("zeros", [8, 600])
+def test_a_sequential_jpeg_with_a_gap_after_a_scan_is_refused(zeros):
+    assert "between two of its scans" in refusal(jpeg_of_a_gap(zeros)).detail
 
 
 @pytest.mark.parametrize("missing", [1, 4])

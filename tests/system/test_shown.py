@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.image.corpus import made_up, not_shown, png_without_checksum, valid
+from tests.image.corpus import jpeg_of_a_gap, made_up, not_shown, png_without_checksum, valid
 from tests.image.mutants import mutants
 from tests.pictures import installed
 from tests.system.judge import all_shown, judge, judged
@@ -39,6 +39,13 @@ def test_what_is_shown_with_a_part_made_up_is_not_accepted(page, tmp_path):
     for name, verdicts, seen in judged(page, files, tmp_path):
         assert verdicts["decode"][0] is None, name
         assert not seen["error"], name
+
+
+def test_a_gap_that_only_a_decoder_finds_is_neither_accepted_nor_shown(page, tmp_path):
+    files = {str(zeros): jpeg_of_a_gap(zeros) for zeros in (8, 600)}
+    for name, verdicts, seen in judged(page, files, tmp_path):
+        assert verdicts["decode"][0] is None, name
+        assert seen["error"], name
 
 
 def test_real_pictures_are_accepted_and_shown(page, tmp_path):
