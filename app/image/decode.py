@@ -90,6 +90,7 @@ def _jpeg_memory(view: memoryview, memory: int) -> int:
 
 
 def _webp_memory(view: memoryview, info: ImageInfo, deadline: float) -> int:
+    """Bytes for the pixels and the prefix codes; ApiError where these are too many."""
     canvas = info.width * info.height
     need = canvas * (_PILLOW_WEBP_BYTES if canvas <= _PILLOW_WEBP_PIXELS else _VIPS_WEBP_BYTES)
     need += webp.table_bytes(view, deadline)
@@ -133,6 +134,7 @@ first warning, so each repair may uncover another one."""
 
 
 def _decode_jpeg(view: memoryview, deadline: float, memory: int) -> None:
+    """Decode a JPEG, or the upper part of each scan where all of it needs too much memory."""
     frame, buffered = jpeg.plan(view)
     most = _most_coefficients(memory)
     stream: memoryview | bytearray = view
@@ -259,10 +261,11 @@ class _Rows:
     """
 
     def __init__(self, passes: list[tuple[int, int]], deadline: float) -> None:
+        # Bytes of a row and of a whole pass, for the passes that are not complete yet.
         self._passes = [(stride, stride * rows) for stride, rows in passes]
         self._inflater = zlib.decompressobj()
         self._deadline = deadline
-        self._done = 0
+        self._done = 0  # bytes of the current pass so far
         self.missing = sum(size for _, size in self._passes)
         self._spare = self.missing + _SPARE
 
@@ -395,6 +398,7 @@ def _decode_webp(view: memoryview, info: ImageInfo, deadline: float) -> None:
 
 
 def _vips_webp(stream: bytes) -> None:
+    """Decode with libvips at an eighth of the size, in which it needs little memory."""
     # Imported here, after the fork: libvips starts threads, and threads do not survive a fork.
     os.environ.setdefault("VIPS_CONCURRENCY", "1")  # the slots bound decodes, one thread each
     os.environ.setdefault("VIPS_WARNING", "1")  # despite its name: no warnings to stderr

@@ -134,8 +134,8 @@ class ImageInspector:
     def _fraction(self, key: str, measure: Callable[[], float | None]) -> float | None:
         """How much of a cut image is there, 0 to 1; None where no slot is free to measure it.
 
-        The number only makes the error sentence better, so it must not cost a wait or an error:
-        the deadline for its slot has always passed already.
+        The number only makes the error sentence better, so it must cost neither a wait nor an
+        error: the deadline for its slots is in the past, so they must be free at once.
         """
         with suppress(Exception), self._slots.taken(key, _FRACTION_PIXELS, -math.inf):
             return measure()

@@ -42,7 +42,8 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Restart markers belong to the scan. Patterns begin with a literal byte: 20 times as fast.
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_FILL = re.compile(rb"(?:\xff[\x01\xd0-\xd7]?)*")  # and the markers without length
+# FFs, and markers without length: every decoder skips these between segments.
+_FILL = re.compile(rb"(?:\xff[\x01\xd0-\xd7]?)*")
 
 _SKIPPED = frozenset((1, 2, 6, 7))
 """How far a restart marker must not be from the one that is due, modulo 8. At these distances

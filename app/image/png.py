@@ -116,6 +116,7 @@ class _Walk:
         self.frames = 0
 
     def take(self, kind: bytes, start: int, end: int) -> None:
+        """Check the next chunk, whose payload is from ``start`` to ``end``."""
         match kind:
             case b"IDAT":
                 self._data(start, end)
@@ -184,6 +185,7 @@ class _Walk:
         self._sequence += 1
 
     def finish(self) -> None:
+        """Check what must be complete when the IEND was seen."""
         if not self._data_end:
             raise damaged("PNG", "it holds no image data")
         if self._controls != self.frames or not self._frame_has_data:

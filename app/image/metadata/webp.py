@@ -61,7 +61,7 @@ def _padded(start: int, stop: int, end: int) -> int:
 
 
 def _add(found: list[Edit], edit: Edit) -> None:
-    """Add an edit, or extend the last one where both only remove: there may be a million."""
+    """Add an edit, or extend the last one where both only remove: a file may ask for many."""
     start, stop, new = edit
     if found and found[-1][1] == start and not new and not found[-1][2]:
         start = found.pop()[0]
@@ -96,6 +96,7 @@ def _frame(inner: list[tuple[bytes, int, int]], start: int, stop: int, end: int)
     if not any(kind in _PICTURE for kind, _, _ in inner):
         yield start - 8, padded, b""
         return
+    # Within a frame libwebp accepts only whole chunks, so nothing stands outside of these.
     foreign = [
         (begin - 8, _padded(begin, after, stop), b"")
         for kind, begin, after in inner
