@@ -1,4 +1,4 @@
-"""What the fast tests have instead of servers: one Redis, one store, and one key to upload with."""
+"""Stand-ins for the servers of the fast tests: a Redis, a store, and one API key."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ ID = DIGEST[:12]
 
 @command((), (bytes,))
 def info(self, *_):
-    """What fakeredis lacks: the run of the server, a day old unless a test says otherwise."""
+    """The INFO that fakeredis lacks: the run of the server, a day old unless a test sets it."""
     run = getattr(self._server, "run", "first")
     uptime = getattr(self._server, "uptime", 86400)
     return f"run_id:{run}\r\nuptime_in_seconds:{uptime}\r\n".encode()
@@ -55,9 +55,9 @@ class FakeRedis(fakeredis.FakeRedis):
 class MemoryStore:
     """Keeps objects in memory, by their key: (bytes, what was put); ``ages`` in seconds.
 
-    What is set here is raised: ``down`` by whoever asks whether the store is there, ``failure``
-    instead of a put, ``undeletable`` instead of a delete. ``during`` is called once, in the
-    next put; ``cause`` is what the store lacks for people who look.
+    Errors that are set here are raised: ``down`` when the store is asked whether it is there,
+    ``failure`` by a put, ``undeletable`` by a delete. ``during`` is called once, in the next put;
+    ``cause`` is the answer of ``check``.
     """
 
     def __init__(self):
@@ -107,7 +107,7 @@ def send(client, file, name="photo.png", *, fields=None, headers=(), key=KEY, pa
 
 
 class Clock:
-    """A clock that goes on when a test says so: ``time.monotonic`` for what is given one."""
+    """A clock that a test moves, in place of ``time.monotonic``."""
 
     now = 1000.0
 

@@ -48,7 +48,7 @@ def inside(module, allowed):
 
 
 @pytest.mark.parametrize("path", [each for each in APP if wing_of(each) in WINGS], ids=named)
-def test_a_wing_knows_errors_settings_and_itself(path):
+def test_a_wing_imports_errors_settings_and_itself_alone(path):
     allowed = ("app.errors", "app.config", f"app.{wing_of(path)}")
     assert not [
         each for each in imports(path) if inside(each, ["app"]) and not inside(each, allowed)
@@ -56,7 +56,7 @@ def test_a_wing_knows_errors_settings_and_itself(path):
 
 
 @pytest.mark.parametrize("path", APP, ids=named)
-def test_each_foreign_party_has_one_wing_that_knows_it(path):
+def test_each_foreign_library_is_imported_by_one_wing(path):
     others = [
         name for wing, names in ONLY_IMPORTERS.items() if wing != wing_of(path) for name in names
     ]
@@ -68,7 +68,7 @@ def test_each_foreign_party_has_one_wing_that_knows_it(path):
     [each for each in APP if wing_of(each) in (*WINGS[:4], None)],
     ids=named,
 )
-def test_pages_and_operators_alone_know_flask(path):
+def test_flask_is_imported_by_the_web_and_what_stands_above_the_wings(path):
     above = ("wiring.py", "upload.py", "access.py", "service.py")
     knows = [each for each in imports(path) if inside(each, ["flask", "werkzeug", "jinja2"])]
     assert not knows or (wing_of(path) is None and path.name in above)
@@ -84,7 +84,7 @@ def test_pages_and_operators_alone_know_flask(path):
         ("errors", "flask redis minio urllib3 gunicorn gevent PIL"),
     ],
 )
-def test_who_imports_a_wing_loads_no_other(wing, unwanted):
+def test_importing_one_wing_loads_no_other(wing, unwanted):
     script = f"import app.{wing}, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
@@ -103,7 +103,7 @@ def test_the_tests_share_modules_by_their_full_names_and_never_a_conftest(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "system").glob("*.py")), ids=named)
-def test_what_talks_to_real_servers_knows_nothing_of_the_program(path):
+def test_system_tests_import_nothing_of_the_program(path):
     assert not [each for each in imports(path) if inside(each, ["app", "wsgi"])]
 
 

@@ -50,7 +50,7 @@ def image(attempt):
 
 
 def run(attempt, *steps):
-    """An upload as the view does it, whose admission these steps follow."""
+    """Run an upload as the view does: its admission, and then these steps."""
     with attempt:
         attempt.admit()
         for step in steps:
@@ -106,14 +106,14 @@ def test_an_upload_stands_when_its_name_is_out_and_it_is_counted(make, redis, st
     assert usage(redis) == {"uploads": 1, "bytes": 5}
 
 
-def test_while_it_is_under_way_its_name_stands_in_the_journal(make, redis):
+def test_the_name_of_an_upload_under_way_is_in_the_journal(make, redis):
     attempt = make("k1")
     attempt.admit()
     assert redis.zrange(f"pending:{{{ID[0]}}}", 0, -1) == [attempt.name.encode()]
     assert kinds(redis) == ["idempotency", "pending"]
 
 
-def test_admission_tells_what_is_left_of_the_rate(make):
+def test_admission_says_what_is_left_of_the_rate(make):
     attempt = make()
     assert attempt.rate is None
     attempt.admit()
@@ -169,7 +169,7 @@ def test_of_two_repeats_whose_object_is_gone_one_stores(make, store):
     assert list(store.objects) == [result(one).key]
 
 
-def test_a_repeat_that_could_not_store_anew_leaves_its_key_free(make, redis, store):
+def test_a_repeat_that_fails_to_store_again_leaves_its_key_free(make, redis, store):
     upload(make("k1"))
     store.objects.clear()
     store.failure = DOWN
@@ -177,9 +177,7 @@ def test_a_repeat_that_could_not_store_anew_leaves_its_key_free(make, redis, sto
     assert kinds(redis) == []
 
 
-def test_a_store_that_cannot_say_whether_the_object_is_there_gets_a_repeat_no_answer(
-    make, redis, store
-):
+def test_a_repeat_is_503_while_the_store_cannot_say_whether_the_object_is_there(make, redis, store):
     first = upload(make("k1"))
     store.down = DOWN
     assert refused(run, make("k1"), lambda it: it.replay(SHA256)) == "storage_unavailable"
@@ -190,7 +188,7 @@ def test_a_store_that_cannot_say_whether_the_object_is_there_gets_a_repeat_no_an
     assert usage(redis) == {"uploads": 2, "bytes": 10}
 
 
-def test_a_repeat_may_come_as_slowly_as_the_first(make, clock):
+def test_a_repeat_may_be_as_slow_as_the_first(make, clock):
     first = upload(make("k1"))
     with make("k1") as again:
         again.admit()
@@ -199,7 +197,7 @@ def test_a_repeat_may_come_as_slowly_as_the_first(make, clock):
         assert again.replay(SHA256) == first
 
 
-def test_an_upload_that_stands_is_not_taken_back_by_an_error_behind_it(make, store, redis):
+def test_an_upload_that_stands_is_not_taken_back_by_a_later_error(make, store, redis):
     attempt = make("k1")
     with pytest.raises(RuntimeError):
         run(attempt, put, commit, fail_with(RuntimeError))
@@ -220,7 +218,7 @@ def test_an_upload_stands_though_its_usage_could_not_be_counted(make, redis, sto
 # It is not admitted
 
 
-def test_over_the_rate_it_leaves_no_name_and_is_counted_as_that(make, redis):
+def test_an_upload_over_the_rate_leaves_no_name_and_is_counted_as_rate_limited(make, redis):
     upload(make(rate=Rate(1, 60)))
     attempt = make("k1", rate=Rate(1, 60))
     assert refused(attempt.admit) == "rate_limited"
@@ -229,7 +227,7 @@ def test_over_the_rate_it_leaves_no_name_and_is_counted_as_that(make, redis):
     assert usage(redis)["rate_limited"] == 1
 
 
-def test_what_is_known_to_be_wrong_is_said_after_it_has_cost_its_rate(make, redis):
+def test_a_known_mistake_is_refused_after_the_request_was_counted(make, redis):
     attempt = make()
     wrong = ApiError("invalid_idempotency_key", "Too long.")
     assert refused(attempt.admit, wrong) == "invalid_idempotency_key"
@@ -259,7 +257,7 @@ def test_another_file_with_the_same_idempotency_key_is_a_mismatch(make, redis):
         assert right.replay(SHA256) == first
 
 
-def test_without_redis_it_is_not_admitted(make, server, caplog):
+def test_without_redis_no_upload_is_admitted(make, server, caplog):
     server.connected = False
     attempt = make()
     assert refused(attempt.admit) == "redis_unavailable"
@@ -303,7 +301,7 @@ def test_a_client_that_has_gone_away_has_done_nothing_wrong(make, redis):
 
 
 @pytest.mark.parametrize("kind", [KeyError, SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_whatever_ends_it_nothing_stays(make, redis, store, kind):
+def test_nothing_stays_whatever_ends_an_upload(make, redis, store, kind):
     with pytest.raises(kind):
         run(make("k1"), put, fail_with(kind))
     assert store.objects == {}
@@ -313,7 +311,7 @@ def test_whatever_ends_it_nothing_stays(make, redis, store, kind):
 # While its body comes
 
 
-def test_its_name_is_entered_anew_only_when_it_is_time(make, redis, clock):
+def test_a_name_is_renewed_only_when_it_is_time(make, redis, clock):
     attempt = make("k1")
     attempt.admit()
     redis.flushall()
@@ -352,7 +350,7 @@ def test_a_request_that_a_repeat_has_overtaken_gives_way_to_it(make, redis, cloc
         assert next_one.replay(SHA256) == repeat
 
 
-def test_a_redis_that_is_down_while_the_body_comes_ends_it(make, server, clock):
+def test_a_redis_that_goes_down_while_the_body_arrives_ends_the_upload(make, server, clock):
     attempt = make()
     attempt.admit()
     server.connected = False
@@ -363,14 +361,14 @@ def test_a_redis_that_is_down_while_the_body_comes_ends_it(make, server, clock):
 # In the store
 
 
-def test_a_store_that_certainly_has_nothing_leaves_nothing_to_the_sweep(make, redis, store):
+def test_a_put_that_certainly_failed_leaves_nothing_to_the_sweep(make, redis, store):
     store.failure = DOWN
     assert refused(run, make("k1"), put) == "storage_unavailable"
     assert kinds(redis) == []
     assert usage(redis) == {}
 
 
-def test_what_the_store_may_have_is_deleted_and_watched_by_the_sweep(make, redis, store):
+def test_an_object_that_may_be_there_is_deleted_and_watched_by_the_sweep(make, redis, store):
     deleted = []
     store.failure = OutcomeUnknown("connection broken")
     store.delete = deleted.append
@@ -380,7 +378,7 @@ def test_what_the_store_may_have_is_deleted_and_watched_by_the_sweep(make, redis
     assert kinds(redis) == ["sweeping"]
 
 
-def test_what_cannot_be_deleted_is_left_to_the_sweep(make, redis, store, caplog):
+def test_an_object_that_cannot_be_deleted_is_left_to_the_sweep(make, redis, store, caplog):
     store.failure, store.undeletable = OutcomeUnknown("connection broken"), DOWN
     assert refused(run, make(), put) == "storage_unavailable"
     assert kinds(redis) == ["sweeping"]
@@ -395,7 +393,7 @@ def decide(attempt, before=lambda: None):
     return refused(run, attempt, put, lambda _: before(), commit)
 
 
-def test_what_the_sweep_was_first_to_take_does_not_stand(make, redis, store):
+def test_an_upload_whose_name_was_swept_does_not_stand(make, redis, store):
     attempt = make()
 
     def sweep():
@@ -406,7 +404,7 @@ def test_what_the_sweep_was_first_to_take_does_not_stand(make, redis, store):
     assert kinds(redis) == ["sweeping"]
 
 
-def test_what_a_repeat_has_overtaken_does_not_stand_beside_it(make, redis, store):
+def test_an_upload_that_a_repeat_has_overtaken_does_not_stand_beside_it(make, redis, store):
     winner = []
 
     def overtake():
@@ -424,7 +422,7 @@ def test_a_decision_that_redis_did_not_confirm_is_taken_back(make, redis, store)
     assert kinds(redis) == ["sweeping"]
 
 
-def test_but_it_stays_for_a_repeat_that_may_be_answered_with_it(make, redis, store, caplog):
+def test_the_object_stays_for_a_repeat_that_may_be_answered_with_it(make, redis, store, caplog):
     redis.lost = DECISION
     attempt = make("k1")
     assert decide(attempt) == "redis_unavailable"

@@ -1,4 +1,4 @@
-"""How a file is looked at: by whose policy, in whose turn, and in which thread."""
+"""How a file is inspected: by which policy, at the turn of which key, and in which thread."""
 
 import hashlib
 import time
@@ -51,7 +51,7 @@ def look(service, file, **record):
     return service.inspect(memoryview(file), sha256, api_key, time.monotonic() + 20)
 
 
-def test_it_says_what_the_file_is_and_keeps_its_bytes_by_default(make):
+def test_a_file_is_identified_and_its_bytes_are_kept_by_default(make):
     info, stripped = look(make(), SMALL)
     assert (info.format, info.width, info.height) == ("JPEG", 8, 6)
     assert b"".join(stripped.pieces) == SMALL

@@ -1,3 +1,5 @@
+"""Uploads through Flask's test client, with a Redis and a store in memory."""
+
 import hashlib
 import io
 import json
@@ -136,12 +138,12 @@ def test_the_minimal_answer_is_the_default(client, prefer):
 # Who may upload
 
 
-def test_a_key_in_the_query_is_as_good_as_in_the_header(client):
+def test_a_key_in_the_query_works_like_one_in_the_header(client):
     data = {"image": (io.BytesIO(PNG), "a.png")}
     assert client.post(f"/upload/image?x-api-key={KEY}", data=data).status_code == 200
 
 
-def test_a_key_of_other_letters_is_the_same_in_the_header_and_in_the_query(client, redis):
+def test_a_key_with_non_ascii_letters_is_the_same_in_the_header_and_in_the_query(client, redis):
     key = "ключ-" + 40 * "x"
     redis.hset(f"apikey:{hashlib.sha256(key.encode()).hexdigest()}", "roles", "uploader")
     assert send(client, PNG, key=key.encode().decode("latin-1")).status_code == 200
@@ -311,7 +313,7 @@ def stored(store):
 
 
 @pytest.mark.parametrize("policy", ["no-location", "minimal", "MINIMAL"])
-def test_a_key_has_a_policy_of_its_own_and_what_is_stored_follows_it(client, redis, store, policy):
+def test_the_stored_file_follows_the_policy_of_its_key(client, redis, store, policy):
     redis.hset(RECORD, "metadata", policy)
     answer = send(client, LOCATED, headers={"Prefer": "return=representation"}).json["data"]
     data, image = stored(store)
@@ -336,7 +338,7 @@ def test_the_policy_of_the_service_is_for_keys_without_one(redis, store):
 
 
 @pytest.mark.parametrize("policy", ["", "no-location"])
-def test_limits_tell_the_policy_of_the_key(client, redis, policy):
+def test_limits_name_the_policy_of_the_key(client, redis, policy):
     redis.hset(RECORD, "metadata", policy)
     answer = client.get("/upload/limits", headers={"x-api-key": KEY})
     assert answer.json["data"]["metadata"] == (policy or "keep")
@@ -348,7 +350,7 @@ def test_a_policy_that_cannot_be_read_grants_nothing(client, redis, store):
     assert not store.objects
 
 
-def test_the_clients_digest_is_of_what_was_sent(client, redis, store):
+def test_the_clients_digest_is_compared_with_the_file_as_sent(client, redis, store):
     redis.hset(RECORD, "metadata", "minimal")
     sent = hashlib.sha256(LOCATED).hexdigest()
     assert send(client, LOCATED, fields={"sha256": sent}).status_code == 200
@@ -356,7 +358,9 @@ def test_the_clients_digest_is_of_what_was_sent(client, redis, store):
     assert_problem(send(client, LOCATED, fields={"sha256": left}), 400, "digest_mismatch")
 
 
-def test_a_repeat_is_known_by_what_was_sent_and_told_what_was_stored(client, redis, store):
+def test_a_repeat_is_compared_with_the_sent_file_and_answered_with_the_stored_one(
+    client, redis, store
+):
     redis.hset(RECORD, "metadata", "minimal")
     wanted = {"Idempotency-Key": "k1", "Prefer": "return=representation"}
     first = send(client, LOCATED, headers=wanted)
@@ -571,7 +575,7 @@ def test_a_problem_is_json_for_programs(client):
     assert json.loads(answer.data)["title"]
 
 
-def test_a_slash_behind_the_address_is_no_other_address(client):
+def test_a_slash_at_the_end_of_the_address_makes_no_difference(client):
     answer = client.post("/upload/image/")
     assert answer.status_code == 401
     assert "Location" not in answer.headers

@@ -1,3 +1,5 @@
+"""The body of a request, from plain WSGI servers and from the socket of our worker."""
+
 import io
 import socket
 import threading
@@ -50,7 +52,7 @@ def test_a_plain_wsgi_body_without_a_length_is_read_to_its_end():
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "stock"])
 @pytest.mark.parametrize("request_of", [known, in_chunks])
 @pytest.mark.parametrize("step", [1, 100, 4096, 10**6])
-def test_a_body_arrives_whole_in_whatever_pieces_it_comes(connection, lean, request_of, step):
+def test_a_body_arrives_whole_however_it_is_cut_into_pieces(connection, lean, request_of, step):
     wire = request_of(BODY[: 200 * step])
     connection.send(*(wire[i : i + step] for i in range(0, len(wire), step)))
     assert read(connection.request(lean=lean)) == BODY[: 200 * step]
@@ -68,7 +70,7 @@ def test_pipelined_requests_follow_each_other(connection, lean, request_of, piec
         assert connection.parser.finish_body()
 
 
-def test_what_the_application_left_is_skipped_by_gunicorn(connection):
+def test_gunicorn_skips_the_rest_of_a_body_that_the_application_left(connection):
     connection.send(known(BODY[:5000]), known(b"next"))
     environ = connection.request()
     Body.of(environ).read_into(memoryview(bytearray(10)), soon())
@@ -76,7 +78,7 @@ def test_what_the_application_left_is_skipped_by_gunicorn(connection):
 
 
 @pytest.mark.parametrize("request_of", [known, in_chunks])
-def test_a_connection_that_ends_early_is_told_apart_from_a_slow_one(connection, request_of):
+def test_a_connection_that_ends_early_is_distinguished_from_a_slow_one(connection, request_of):
     connection.send(request_of(BODY)[:-1000], end=True)
     environ = connection.request()
     with pytest.raises(ClientDisconnected) as raised:
@@ -185,7 +187,7 @@ def closes(connection):
 
 
 @pytest.mark.parametrize("request_of", [known, in_chunks])
-def test_what_is_left_of_a_body_after_its_answer_is_dropped(connection, request_of):
+def test_the_rest_of_a_body_is_dropped_after_its_answer(connection, request_of):
     connection.send(request_of(BODY), known(b"next"))
     environ = connection.request()
     assert answered(environ) == b"no"
@@ -219,7 +221,7 @@ def test_a_body_that_ends_early_cannot_be_dropped(connection):
     assert closes(connection)
 
 
-def test_a_body_beyond_the_bound_is_not_even_begun(connection):
+def test_a_body_longer_than_the_bound_is_not_dropped_at_all(connection):
     connection.client.sendall(head(f"Content-Length: {LINGER_BYTES + 1}") + b"x")
     environ = connection.request()
     assert answered(environ) == b"no"
@@ -271,7 +273,7 @@ def test_a_length_with_leading_zeros_is_the_number_that_it_says(connection, leng
     assert read(environ) == BODY[: int(length)]
 
 
-def test_a_length_of_twenty_digits_is_one(connection):
+def test_a_length_of_twenty_digits_is_valid(connection):
     connection.send(head(f"Content-Length: {10**19}"))
     assert content_length(connection.request()) == 10**19
 

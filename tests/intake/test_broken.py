@@ -54,7 +54,7 @@ def test_nothing_is_read_from_bytes_that_are_no_head(head):
     assert environ["REMOTE_ADDR"] == ""
 
 
-def test_an_answer_goes_out_whole_and_closes():
+def test_an_answer_goes_out_whole_and_closes_the_connection():
     def application(environ, start_response):
         start_response("408 Request Timeout", [("X-Request-Id", "mine"), ("Content-Length", "2")])
         return [b"n", b"o"]

@@ -1,3 +1,5 @@
+"""The pool of buffers: its limit, the share of each key, and bodies that wait for each other."""
+
 import threading
 import tracemalloc
 
@@ -16,7 +18,7 @@ def test_buffers_are_reused():
     assert pool.take(4_900_000) is not first
 
 
-def test_a_buffer_is_not_much_larger_than_what_it_is_for():
+def test_a_buffer_is_not_much_larger_than_was_asked_for():
     pool = BufferPool(2**30)
     for size in (1, 70_000, 1_000_000, 5_000_001, 15_730_000):
         assert size <= len(pool.take(size)) <= size * 1.07 + 65536
@@ -142,7 +144,7 @@ def test_a_body_larger_than_all_buffers_together_does_not_wait():
     assert raised.value.code == "overloaded"
 
 
-def test_bodies_that_have_come_half_way_do_not_wait_for_each_other():
+def test_bodies_that_have_half_arrived_do_not_wait_for_each_other():
     pool = BufferPool(48 * 1024 * 1024, wait=60)
     ended = []
 

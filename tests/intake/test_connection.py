@@ -1,3 +1,5 @@
+"""Connections over real sockets: each wait for the client ends."""
+
 import socket
 import threading
 import time
@@ -30,7 +32,7 @@ def connection(client, waiting):
     connection.end()
 
 
-def test_a_connection_on_which_nothing_comes_ends_without_a_word(connection):
+def test_a_silent_connection_ends_without_an_answer(connection):
     connection.expect_head(0.01)
     assert connection.recv(100) == b""
     assert connection.ended
@@ -69,7 +71,7 @@ def test_a_wait_for_a_head_can_be_given_up(connection, waiting):
     assert not waiting
 
 
-def test_what_came_before_a_wait_was_given_up_is_still_read(connection, client):
+def test_a_head_that_came_before_its_wait_was_given_up_is_still_read(connection, client):
     connection.expect_head(10)
     client.sendall(b"GET / HTTP/1.1\r\n\r\n")
     connection.give_up_waiting()
@@ -105,7 +107,7 @@ def test_a_client_that_still_sends_sees_its_answer(connection, client):
     assert seen == [b"no"]
 
 
-def test_a_connection_on_which_bytes_are_always_there_lets_others_have_a_turn(connection, client):
+def test_a_connection_whose_bytes_never_run_out_lets_others_run(connection, client):
     turns = []
     other = gevent.spawn(lambda: turns.append("another greenlet"))
     client.sendall(bytes(1000))

@@ -1,3 +1,5 @@
+"""The file in a form: how clients write forms, and what is refused."""
+
 import hashlib
 import random
 
@@ -33,7 +35,7 @@ def pool():
 
 @pytest.fixture(params=["wsgi", "socket", "chunked socket", "stock gunicorn", "chunked stock"])
 def environ_of(request):
-    """The ways in which a body comes; all keep the same rules."""
+    """The ways in which a body arrives; the same rules hold for all."""
     connections = []
 
     def make(body, content_type=CONTENT_TYPE):
@@ -51,7 +53,7 @@ def environ_of(request):
 
 
 def take(environ, pool, **settings):
-    """As the upload does it: a length that is too large is seen before the body."""
+    """Receive a form as an upload does: a length that is too large is refused before the body."""
     settings = {"max_file_size": LIMIT, "timeout": 20} | settings
     check_content_length(environ, settings["max_file_size"])
     return receive(environ, pool=pool, **settings)
@@ -68,7 +70,7 @@ def image(environ, pool, **settings):
         return bytes(received.image)
 
 
-def test_the_file_comes_out_as_it_was_sent(environ_of, pool):
+def test_the_file_is_found_as_it_was_sent(environ_of, pool):
     with take(environ_of(form()), pool) as received:
         assert bytes(received.image) == PNG
         assert received.filename == "photo.png"
@@ -105,7 +107,7 @@ LOOKALIKES = [
 
 
 @pytest.mark.parametrize("content", LOOKALIKES)
-def test_what_only_looks_like_a_boundary_is_content(environ_of, pool, content):
+def test_text_that_only_looks_like_a_boundary_is_content(environ_of, pool, content):
     for file in (content, PNG + content, content + PNG, content + PNG + content):
         assert image(environ_of(form(part(file))), pool) == file
 
@@ -206,7 +208,7 @@ def test_a_boundary_without_the_quotes_that_it_needs_is_read(pool):
 
 
 @pytest.mark.parametrize("after", ["", "x", "-", "--x", "\n"])
-def test_what_only_looks_like_a_boundary_is_part_of_the_file(environ_of, pool, after):
+def test_bytes_that_only_look_like_a_boundary_are_part_of_the_file(environ_of, pool, after):
     file = PNG + f"\r\n--{BOUNDARY}{after}".encode() + PNG
     assert image(environ_of(form(part(file))), pool) == file
 
@@ -292,7 +294,7 @@ def test_a_text_of_the_files_name_beside_it_counts_as_text(environ_of, pool):
     assert code(environ_of(form(*texts, part())), pool) == "malformed_multipart"
 
 
-def test_nothing_chosen_beside_a_file_does_not_count(environ_of, pool):
+def test_an_empty_file_field_beside_a_file_does_not_count(environ_of, pool):
     assert image(environ_of(form(part(b"", filename=""), part())), pool) == PNG
 
 
@@ -329,7 +331,7 @@ def test_a_content_length_that_must_be_too_large_is_refused_before_the_body():
     assert raised.value.extra == {"limit": LIMIT}
 
 
-def test_no_more_is_taken_from_the_pool_than_it_has_and_one_body_beyond():
+def test_a_pool_gives_what_it_has_and_one_body_more():
     pool = BufferPool(16 * 1024 * 1024, wait=0)
     large = form(part(bytes(10_000_000)))
     held = [take(plain_environ(large), pool, key=key) for key in ("one", "another")]
@@ -348,7 +350,7 @@ def test_a_chunked_body_grows_within_the_pool_even_when_it_is_small():
         assert len(received.image) == LIMIT
 
 
-def test_a_body_cut_off_by_its_client_is_told_apart_from_a_broken_form(pool):
+def test_a_body_that_its_client_cut_off_is_distinguished_from_a_broken_form(pool):
     with pytest.raises(ClientDisconnected):
         take(plain_environ(form()[:-9], length=len(form())), pool)
 
@@ -428,7 +430,7 @@ def test_mutated_requests_through_gunicorns_parser_are_read_or_refused(pool):
     content=st.binary(min_size=1, max_size=2000),
     name=st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters='"\\%')),
 )
-def test_whatever_a_form_holds_comes_back(before, content, name):
+def test_every_form_is_read_as_it_was_written(before, content, name):
     pool = BufferPool(10_000_000)
     fields = [part(value, name="other", filename="x") for value in before]
     with take(plain_environ(form(*fields, part(content, filename=name))), pool) as received:
@@ -442,7 +444,7 @@ def sentence(environ, pool) -> str:
     return caught.value.detail
 
 
-def test_a_part_without_a_file_name_is_told_so(pool):
+def test_a_part_without_a_file_name_has_an_error_that_says_so(pool):
     detail = sentence(plain_environ(form(part(filename=None))), pool)
     assert "has no file name" in detail
     assert "Choose a picture" not in detail

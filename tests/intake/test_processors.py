@@ -1,3 +1,5 @@
+"""Work in threads, under gevent and without it."""
+
 import subprocess
 import sys
 

@@ -83,13 +83,13 @@ def test_every_failure_of_redis_is_the_same_503_with_its_cause_for_the_log(error
     assert refused.value.headers["Retry-After"]
 
 
-def test_mistakes_of_ours_and_refusals_are_no_failures_of_redis():
+def test_our_own_mistakes_and_refusals_are_no_failures_of_redis():
     for error in (KeyError("x"), ApiError("rate_limited", "Wait.")):
         with pytest.raises(type(error)), redis_errors():
             raise error
 
 
-def test_no_more_calls_are_under_way_than_redis_answers_in_time():
+def test_calls_at_once_are_bounded():
     passed = threading.Event()
 
     def call():
@@ -125,7 +125,7 @@ def test_a_script_runs_at_once_or_as_one_step_of_a_pipeline(redis):
         assert pipe.execute() == [41, b"40"]
 
 
-def test_a_record_of_another_type_is_told_from_a_failure(redis):
+def test_a_value_of_another_type_is_distinguished_from_a_failure(redis):
     redis.set("text", "x")
     with pytest.raises(exceptions.ResponseError) as error:
         redis.hgetall("text")

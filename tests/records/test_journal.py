@@ -1,3 +1,5 @@
+"""The journal's scripts: on a Redis in memory, on Valkey and on Redis."""
+
 import json
 import math
 import subprocess
@@ -214,7 +216,7 @@ def test_an_upload_that_lost_its_lock_is_not_acknowledged(redis):
     assert entry("n2").commit(redis, RESULT) == 1
 
 
-def test_no_idempotency_key_stands_in_redis(redis):
+def test_no_idempotency_key_is_readable_in_redis(redis):
     entry(repeat_key="secret-order-4711").begin(redis)
     assert b"secret-order-4711" not in b"".join(redis.keys())
 
@@ -274,7 +276,7 @@ def test_a_doubtful_name_is_not_acknowledged_any_more(redis):
     assert entry().commit(redis, RESULT) == 0
 
 
-def test_a_doubtful_name_whose_upload_goes_on_is_in_doubt_no_more(redis):
+def test_a_doubtful_name_whose_upload_goes_on_is_doubtful_no_longer(redis):
     entry().begin(redis)
     claimed(redis)
     restarted(redis)
@@ -299,7 +301,7 @@ def test_names_of_two_restarts_keep_the_beginning_of_the_first_gap(redis):
     assert gap.upto == first
 
 
-def test_what_was_looked_at_is_listed_and_not_looked_at_again(redis):
+def test_a_name_that_was_settled_is_listed_and_not_claimed_again(redis):
     entry().begin(redis)
     claimed(redis)
     restarted(redis)
@@ -318,7 +320,7 @@ def test_what_was_looked_at_is_listed_and_not_looked_at_again(redis):
     ("written", "spared"),
     [(40, True), (49, True), (51, False), (100, False), (201, False), (203, True)],
 )
-def test_only_what_redis_would_know_of_is_proven(written, spared):
+def test_an_object_is_spared_only_where_redis_would_know_of_its_200(written, spared):
     """It kept everything up to 100, and again since 200; the 200 comes within 50 s."""
     gap = journal.Gap(upto=100, since=200, ahead=250)
     assert gap.spares(300 - written, asked=50) is spared

@@ -1,3 +1,5 @@
+"""The sliding window, by the clock of the server."""
+
 import random
 import threading
 import time
@@ -138,7 +140,7 @@ def test_a_clock_that_was_set_back_holds_no_key_longer_than_the_window(clock, ba
     assert [clock.request(rate).allowed for _ in range(4)] == [True, True, True, False]
 
 
-def test_what_was_counted_before_the_clock_was_set_back_counts_until_the_window_is_over(clock):
+def test_requests_from_before_the_clock_was_set_back_count_until_the_window_ends(clock):
     rate = Rate(3, 60)
     clock.request(rate), clock.request(rate)
     clock.now -= 3600_000
@@ -149,7 +151,7 @@ def test_what_was_counted_before_the_clock_was_set_back_counts_until_the_window_
     assert clock.request(rate).remaining == 2
 
 
-def test_a_clock_that_jumps_to_and_fro_costs_no_more_memory(clock):
+def test_a_clock_that_jumps_back_and_forth_costs_no_memory(clock):
     rate = Rate(1_000_000, 60)
     for number in range(500):
         clock.now += 61_001 if number % 3 else -120_500

@@ -1,3 +1,5 @@
+"""Counts per key and day, and the time of last use."""
+
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
@@ -60,7 +62,7 @@ def test_a_day_is_kept_for_90_days_after_its_last_count(redis):
     assert 90 * 86400 - 5 <= redis.ttl(name) <= 90 * 86400
 
 
-def test_what_did_not_happen_makes_no_field(redis):
+def test_counts_of_zero_make_no_field(redis):
     record(redis, Usage(), uploads=1)
     assert usage.read(redis, ID, today()) == {"uploads": 1}
 
@@ -97,7 +99,7 @@ def test_one_process_notes_a_keys_last_use_once_a_minute(redis):
     assert redis.exists(f"lastused:{ID}") == 0
 
 
-def test_last_use_is_read_for_many_keys_and_odd_records_tell_nothing(redis):
+def test_last_use_is_read_for_many_keys_and_odd_values_are_ignored(redis):
     redis.set("lastused:a", "2026-07-01T10:00:00Z")
     redis.set("lastused:b", b"\xff")
     redis.hset("lastused:c", "x", "y")
@@ -105,12 +107,12 @@ def test_last_use_is_read_for_many_keys_and_odd_records_tell_nothing(redis):
     assert read == ["2026-07-01T10:00:00Z", "\N{REPLACEMENT CHARACTER}", "", ""]
 
 
-def test_a_process_remembers_only_so_many_keys(redis):
+def test_a_process_remembers_a_bounded_number_of_keys(redis):
     counter = Usage()
     for number in range(usage._MOST_REMEMBERED + 1):
         counter._due(str(number))
     assert len(counter._touched) <= usage._MOST_REMEMBERED
 
 
-def test_reading_many_of_none_is_none(redis):
+def test_reading_the_counts_of_no_keys_gives_none(redis):
     assert usage.read_many(redis, [], today()) == []

@@ -1,3 +1,5 @@
+"""When the breaker opens, lets a probe through, and closes."""
+
 import pytest
 
 from app.store.breaker import Breaker

@@ -1,3 +1,5 @@
+"""Objects in a store that a stand-in plays: what proves a PUT, and what a failure means."""
+
 import hashlib
 import threading
 import time
@@ -51,7 +53,7 @@ def server():
         yield server
 
 
-def test_what_is_put_is_there_byte_for_byte(server):
+def test_an_object_is_stored_byte_for_byte(server):
     connected(server).put(image(), soon())
     assert server.objects["uploads/x.png"][0] == b"a picture"
 

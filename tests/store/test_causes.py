@@ -1,3 +1,5 @@
+"""The causes of failures, from a store's answers and from broken connections."""
+
 import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

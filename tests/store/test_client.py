@@ -1,3 +1,5 @@
+"""Requests to a store that a stand-in plays: their bounds, retries and connections."""
+
 import hashlib
 import itertools
 import threading
@@ -29,18 +31,18 @@ def connected(server, **settings):
     return Client(Config.from_env(server.settings() | settings), connections=2)
 
 
-def test_a_bucket_that_is_there_costs_one_request(server, client):
+def test_finding_a_bucket_costs_one_request(server, client):
     client.find_bucket()
     assert server.seen == ["HEAD /assets"]
 
 
-def test_a_store_without_headers_of_its_own_is_known_by_its_listing(server, client):
+def test_a_store_without_s3_headers_is_recognised_by_its_listing(server, client):
     server.refuse = lambda method, *_: (200, {}, b"") if method == "HEAD" else None
     client.find_bucket()
     assert server.seen == ["HEAD /assets", "GET /assets?list-type=2&max-keys=1"]
 
 
-def test_a_store_that_knows_no_head_of_a_bucket_will_do(server, client):
+def test_a_store_without_head_for_buckets_is_accepted(server, client):
     server.refuse = lambda method, *_: (405, {}, b"") if method == "HEAD" else None
     client.find_bucket()
 
@@ -56,7 +58,7 @@ def test_the_reason_of_a_refused_head_is_that_of_a_get(server, client):
             look()
 
 
-def test_a_missing_object_is_told_from_a_missing_bucket_by_one_request(server, client):
+def test_a_missing_object_is_distinguished_from_a_missing_bucket_by_one_request(server, client):
     with pytest.raises(StoreError) as missing:
         client.stat("uploads/x.png")
     assert missing.value.missing
@@ -71,7 +73,7 @@ def test_a_redirect_is_not_followed(server, client):
     assert len(server.seen) == 1
 
 
-def test_a_long_answer_is_cut_and_its_connection_is_used_no_more(server, client):
+def test_a_long_answer_is_cut_off_and_its_connection_is_closed(server, client):
     server.refuse = lambda *_: (200, {}, b"x" * 1_000_000)
     assert len(client.ask("GET").body) == 65_536
     server.refuse = lambda *_: None
@@ -91,7 +93,7 @@ def test_an_answer_that_trickles_is_given_up(server, client):
     client.find_bucket()
 
 
-def test_whoever_has_no_credentials_gets_the_answer_as_it_is(server, client):
+def test_a_request_without_credentials_returns_any_answer(server, client):
     server.refuse = lambda *_: s3_error(403, "AccessDenied")
     assert client.as_anyone("GET").status == 403
     nowhere = connected(server, S3_ENDPOINT="http://127.0.0.1:1")
@@ -99,7 +101,7 @@ def test_whoever_has_no_credentials_gets_the_answer_as_it_is(server, client):
 
 
 def test_small_requests_wait_for_each_other_and_none_is_lost(server, client):
-    """Each upload that fails asks and deletes: a thousand are no thousand connections."""
+    """Each failed upload sends small requests: a thousand of them need few connections."""
     at_once, most, lock = 0, 0, threading.Lock()
 
     def slowly(*_):
@@ -118,7 +120,7 @@ def test_small_requests_wait_for_each_other_and_none_is_lost(server, client):
 
 
 @pytest.mark.thorough
-def test_who_waits_too_long_for_a_connection_is_told_like_one_whose_store_is_slow(server, client):
+def test_a_request_that_gets_no_connection_in_time_is_a_timeout(server, client):
     going = threading.Event()
     server.refuse = lambda *_: going.wait(10) and None
     with ThreadPoolExecutor(3) as pool:
@@ -160,7 +162,7 @@ def test_requests_that_fail_give_their_connections_back(server, mode):
         proxy.close()
 
 
-def test_what_is_put_without_credentials_has_a_length(server, client):
+def test_a_put_without_credentials_has_a_length(server, client):
     assert client.as_anyone("PUT", "uploads/x.png", b"doctor").status == 200
     assert server.objects["uploads/x.png"][0] == b"doctor"
 

@@ -1,3 +1,5 @@
+"""Credentials that end, are rotated, or are missing."""
+
 import hashlib
 import json
 import threading

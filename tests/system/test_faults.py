@@ -1,21 +1,23 @@
-"""Every way in which Redis or the store can fail: told quickly, nothing left, recovered from."""
+"""Every way in which Redis or the store can fail: a quick answer, nothing left, a recovery."""
 
 import time
 
 import pytest
+import servers
 
 from tests.pictures import padded, picture
 from tests.system.proxy import Proxy
-from tests.system.stack import Valkey, listed, wait_until
+from tests.system.stack import Valkey, listed, record_name, wait_until
 
 PNG = picture()
 PHOTO = padded("PNG", 3_000_000)
+KEY = "k" * 64
 FAULTS = ("refuse", "black_hole", "delay", "throttle", "cut", "cut_answer", "garbage")
 
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory):
-    """A server of its own: services of other tests would take turns at the sweep."""
+    """Not shared with other modules: their services would take turns at the sweep."""
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     yield server
     server.kill()
@@ -133,7 +135,7 @@ def test_a_put_whose_answer_is_lost_is_found_out(
     answer = fragile.upload(PNG, key)
     store_proxy.mode = "pass"
     assert outcome(answer) == (503, "storage_unavailable")
-    # the sweep deletes what the answer did not stand for
+    # The sweep deletes the object that was not answered 200.
     wait_until(lambda: seaweedfs.keys(bucket) <= before, 30)
 
 
@@ -146,7 +148,7 @@ def test_a_put_whose_answer_is_lost_is_found_out(
     ],
     ids=["bucket", "secret", "access key"],
 )
-def test_what_only_a_person_can_cure_is_told_loudly(
+def test_a_failure_that_needs_a_person_is_logged_as_critical_and_named_in_readyz(
     make_service, valkey, seaweedfs, bucket, api_key, change, cause
 ):
     service = make_service(valkey.url, seaweedfs.settings(bucket) | change, WEB_CONCURRENCY="1")
@@ -163,15 +165,13 @@ def test_what_only_a_person_can_cure_is_told_loudly(
 def test_it_starts_and_stays_up_without_redis_and_the_store(
     make_service, tmp_path, seaweedfs, bucket
 ):
-    import servers
-
     port = servers.free_port()
     service = make_service(f"redis://127.0.0.1:{port}/0", seaweedfs.settings(bucket))
     assert service.get("/healthz").status == 200
-    assert outcome(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
+    assert outcome(service.upload(PNG, KEY)) == (503, "redis_unavailable")
     redis = Valkey(tmp_path / "valkey", port)
     try:
-        wait_until(lambda: service.upload(PNG, "k" * 64).status == 401, 5)
+        wait_until(lambda: service.upload(PNG, KEY).status == 401, 5)
     finally:
         redis.kill()
         service.stop()
@@ -180,19 +180,16 @@ def test_it_starts_and_stays_up_without_redis_and_the_store(
 def test_a_redis_that_is_killed_and_started_again_is_used_again(
     make_service, tmp_path, seaweedfs, bucket
 ):
-    import hashlib
-
     options = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
     redis = Valkey(tmp_path / "valkey", options=options)
     service = make_service(redis.url, seaweedfs.settings(bucket))
     try:
-        record = "apikey:" + hashlib.sha256(b"k" * 64).hexdigest()
-        redis.client.hset(record, mapping={"roles": "uploader"})
-        assert service.upload(PNG, "k" * 64).status == 200
+        redis.client.hset(record_name(KEY), mapping={"roles": "uploader"})
+        assert service.upload(PNG, KEY).status == 200
         redis.kill()
-        assert outcome(bounded(lambda: service.upload(PNG, "k" * 64))) == (503, "redis_unavailable")
+        assert outcome(bounded(lambda: service.upload(PNG, KEY))) == (503, "redis_unavailable")
         redis.start()
-        wait_until(lambda: service.upload(PNG, "k" * 64).status == 200, 10)
+        wait_until(lambda: service.upload(PNG, KEY).status == 200, 10)
     finally:
         redis.kill()
         service.stop()
@@ -202,14 +199,11 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
 def test_a_redis_that_answers_but_cannot_serve_is_503(
     make_service, tmp_path, seaweedfs, bucket, trouble
 ):
-    import hashlib
-
     redis = Valkey(tmp_path / "valkey")
     service = make_service(redis.url, seaweedfs.settings(bucket), WEB_CONCURRENCY="1")
-    record = "apikey:" + hashlib.sha256(b"k" * 64).hexdigest()
     try:
-        redis.client.hset(record, mapping={"roles": "uploader"})
-        assert service.upload(PNG, "k" * 64).status == 200
+        redis.client.hset(record_name(KEY), mapping={"roles": "uploader"})
+        assert service.upload(PNG, KEY).status == 200
         match trouble:
             case "full":
                 redis.client.config_set("maxmemory", "1")
@@ -217,7 +211,7 @@ def test_a_redis_that_answers_but_cannot_serve_is_503(
                 redis.client.replicaof("127.0.0.1", "1")
             case _:
                 redis.client.execute_command("ACL", "SETUSER", "default", "-@write", "-@scripting")
-        assert outcome(service.upload(PNG, "k" * 64)) == (503, "redis_unavailable")
+        assert outcome(service.upload(PNG, KEY)) == (503, "redis_unavailable")
         wait_until(lambda: service.get("/readyz").status == 503, 5)
         assert service.get("/readyz").json()["checks"]["redis"] != "ok"
     finally:

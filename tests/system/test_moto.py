@@ -14,7 +14,7 @@ POLICY = (ROOT / "deploy" / "s3" / "policy.json").read_text()
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory):
-    """A server of its own: services of other tests would take turns at the sweep."""
+    """Not shared with other modules: their services would take turns at the sweep."""
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     yield server
     server.kill()
@@ -82,7 +82,7 @@ def test_a_refused_file_leaves_nothing(service, moto, api_key):
 
 @pytest.mark.parametrize("mode", ["refuse", "black_hole", "delay", "cut", "cut_answer", "garbage"])
 def test_a_fault_is_503_leaves_nothing_and_is_recovered_from(service, proxy, moto, api_key, mode):
-    """What was written all the same is deleted by the sweep."""
+    """The sweep deletes an object that was written in spite of the fault."""
     key = api_key()
     good = moto.keys("assets") | {wait_until(lambda: stored(service.upload(PNG, key)))}
     proxy.mode = mode
