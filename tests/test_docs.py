@@ -63,7 +63,7 @@ def test_a_page_is_read_in_a_few_minutes(page):
     assert len(page.read_text().splitlines()) < 150
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("[CS]*.md")], ids=named)
 def test_a_page_fits_a_window_of_a_hundred_columns(page):
     text = page.read_text()
     # This table has the code's own words: tests/test_config.py compares them.
