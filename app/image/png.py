@@ -24,6 +24,7 @@ _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 
 CHUNK_HEAD = struct.Struct(">I4s")  # length of the payload, and type (section 5.3)
 _WORD = struct.Struct(">I")
 _ACTL = struct.Struct(">II")  # frames, and how often they are played (section 11.3.6.1)
+_CICP = struct.Struct(">BBBB")  # primaries, transfer, matrix, full range (section 11.3.2.6)
 _LARGEST_INTEGER = (1 << 31) - 1  # section 7.1; browsers show a still image where plays exceed it
 _ANCILLARY = 0x20  # bit 5 of the first letter of a type: decoders may skip the chunk (section 5.4)
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
@@ -108,6 +109,7 @@ class _Walk:
         self._header = header
         self._max_pixels = max_pixels
         self._palette_seen = False
+        self._colours_seen = False  # whether a cICP of the right length came
         self._data_end = 0  # of the last IDAT; 0 before the first one
         self._controls = 0  # how many fcTL so far
         self._sequence = 0  # the next number of fcTL and fdAT, which share one sequence
@@ -128,6 +130,10 @@ class _Walk:
                 self._animation(start, end)
             case b"PLTE":
                 self._palette(start, end)
+            case b"bKGD" if self._header.colour == _INDEXED and not self._palette_seen:
+                self._background(start, end)
+            case b"cICP" if not self._palette_seen and not self._data_end:
+                self._colours(start, end)
             # No decoder shows an image with a critical chunk that it does not know (section 5.4).
             case _ if kind != b"IEND" and (not kind[0] & _ANCILLARY or not kind.isalpha()):
                 raise damaged(
@@ -140,6 +146,23 @@ class _Walk:
         if self._palette_seen or self._data_end or not fits:
             raise damaged("PNG", "its palette is not valid")
         self._palette_seen = True
+
+    def _background(self, start: int, end: int) -> None:
+        """Refuse a background before its palette (section 5.6): Chromium shows nothing then."""
+        if start < end:  # it skips an empty one
+            raise damaged("PNG", f"chunk 'bKGD' at byte {start - 8} is not allowed there")
+
+    def _colours(self, start: int, end: int) -> None:
+        """Refuse a colour space that is not RGB (section 11.3.2.6), as Chromium does.
+
+        It skips a cICP of another length, a second one, and one after the palette.
+        """
+        if end - start != _CICP.size or self._colours_seen:
+            return
+        self._colours_seen = True
+        _, _, matrix, full_range = _CICP.unpack(self._view[start:end])
+        if matrix or full_range > 1:
+            raise damaged("PNG", "its colour space (cICP) is not valid")
 
     def _data(self, start: int, end: int) -> None:
         if self._header.colour == _INDEXED and not self._palette_seen:

@@ -309,9 +309,43 @@ def pngs() -> Iterator[Sample]:
     yield _sample("many-pieces", png(*size, pieces=3000), "PNG", size)
     yield _sample("empty-piece", png(*size, before=chunk(b"IDAT")), "PNG", size)
     yield _sample("unknown-chunk", png(*size, after=chunk(b"prVt", b"x" * 99)), "PNG", size)
+    yield _sample("background", png(*size, 8, 3, before=chunk(b"bKGD", b"\0")), "PNG", size)
+    yield _sample("background-empty", png_palette_after(chunk(b"bKGD")), "PNG", (16, 8))
+    for name, colours in cicps().items():
+        yield _sample(name, png(*size, before=colours), "PNG", size)
     yield _sample("tail", png(*size), "PNG", size, tail=b"after the end" * 50)
     yield _sample("alpha", encode(drawing(*size), "PNG"), "PNG", size)
     yield _sample("photo", encode(photo(320, 200), "PNG"), "PNG", (320, 200))
+
+
+def png_palette_after(*chunks: bytes) -> bytes:
+    """A PNG of 16 x 8 with a palette, which stands after these chunks."""
+    whole = png(16, 8, 8, 3)
+    at = whole.index(b"PLTE") - 4
+    return whole[:at] + b"".join(chunks) + whole[at:]
+
+
+def cicps() -> dict[str, bytes]:
+    """Chunks cICP with which browsers show a picture: good ones, and those that they skip."""
+    good, unused = chunk(b"cICP", b"\1\x0d\0\1"), chunk(b"cICP", b"\1\x0d\1\1")
+    return {
+        "cicp-full-range": good,
+        "cicp-narrow-range": chunk(b"cICP", b"\x09\x10\0\0"),
+        "cicp-second": good + unused,
+        "cicp-of-3-bytes": chunk(b"cICP", b"\1\x0d\1"),
+        "cicp-after-the-palette": chunk(b"PLTE", bytes(6)) + unused,
+    }
+
+
+def pngs_not_shown() -> dict[str, bytes]:
+    """PNGs with an ancillary chunk for which browsers refuse the whole picture."""
+    matrix, of_3_bytes = chunk(b"cICP", b"\1\x0d\1\1"), chunk(b"cICP", b"\1\x0d\1")
+    return {
+        "png-background-before-palette": png_palette_after(chunk(b"bKGD", b"\0")),
+        "png-cicp-matrix": png(16, 8, before=matrix),
+        "png-cicp-matrix-after-short": png(16, 8, before=of_3_bytes + matrix),
+        "png-cicp-range-2": png(16, 8, before=chunk(b"cICP", b"\1\x0d\0\2")),
+    }
 
 
 def frame_control(sequence: int, width: int, height: int, left: int = 0, top: int = 0) -> bytes:
@@ -538,7 +572,8 @@ def jpeg_of_a_gap(zeros: int = 600) -> bytes:
 
 def not_shown() -> dict[str, bytes]:
     """Files that a browser does not show, or only in part, though their coded data is valid."""
-    return jpegs_not_shown() | apngs_not_shown() | gifs_not_shown() | webps_not_shown()
+    pngs = pngs_not_shown() | apngs_not_shown()
+    return jpegs_not_shown() | pngs | gifs_not_shown() | webps_not_shown()
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
