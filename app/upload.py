@@ -53,10 +53,14 @@ def upload_image() -> Response:
 
 
 def _admit(service: Service, api_key: ApiKey) -> Attempt:
-    """Count the request and enter its name in the journal. Raises the 429 and the 409."""
+    """Count the request and enter its name in the journal.
+
+    Raises the 429, then what is wrong with the headers, then the 409.
+    """
     invalid: ApiError | None = None
     repeat_key: str | None = None
     try:
+        multipart.check_content_length(request.environ, MAX_FILE_SIZE)
         repeat_key = headers.idempotency_key(request.headers.get("Idempotency-Key"))
     except ApiError as error:
         invalid = error  # refused after it was counted: the rate goes before all other checks
@@ -79,10 +83,8 @@ def _admit(service: Service, api_key: ApiKey) -> Attempt:
 def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tuple[Form, float]]:
     """The form with its file, at the turn of its key, and the deadline for all that follows.
 
-    Raises what is known to be wrong before the body is read: the file is too large, or the store
-    is down.
+    Raises the 503 before the body is read where the store is known to be down.
     """
-    multipart.check_content_length(request.environ, MAX_FILE_SIZE)
     service.store.ensure_open()
     with stage("receive"):
         form = multipart.receive(

@@ -449,6 +449,14 @@ def test_an_invalid_idempotency_key_is_400_and_costs_rate(client, sent):
     assert answer.headers["RateLimit"].startswith('"requests";r=59')
 
 
+def test_the_content_length_is_checked_before_the_idempotency_key(client, redis):
+    headers, length = {"x-api-key": KEY, "Idempotency-Key": ""}, {"CONTENT_LENGTH": "99000000"}
+    answer = client.post("/upload/image", headers=headers, environ_overrides=length)
+    assert_problem(answer, 413, "file_too_large")
+    assert answer.headers["RateLimit"].startswith('"requests";r=59')
+    assert not under_way(redis)
+
+
 # Failures of Redis and of the store
 
 
