@@ -1,8 +1,7 @@
-"""gunicorn's settings, the same in the Procfile, in systemd and in the local stack."""
+"""gunicorn's settings and hooks: the same for the Procfile, systemd and the local stack."""
 
-# Before anything else is imported: a module that has taken a socket or a lock by name would keep
-# the real one, and wait in it with the whole process. Signals and forks stay as gunicorn knows
-# them.
+# Before anything else is imported: a module that imports a socket or a lock by name keeps the real
+# one, and a wait in it stops the whole process. Signals and forks stay real: gunicorn needs them.
 from gevent import monkey
 
 monkey.patch_all(os=False, signal=False, subprocess=False)
@@ -17,7 +16,7 @@ if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 from app.ops.process import forget_code
 
-forget_code()  # a reload evaluates this file again, and means the new code
+forget_code()  # a reload (HUP) runs this file again, and must get the new code
 
 from app.config import Config, ConfigError
 from app.intake.worker import hold_signals_at_forks
@@ -29,46 +28,47 @@ try:
     settings = Config.from_env()
 except ConfigError as error:
     sys.stderr.write(f"{error}\n")
-    sys.exit(os.EX_CONFIG)  # the unit does not try again: only a person can mend a setting
+    sys.exit(os.EX_CONFIG)  # systemd does not try again after this status: a person must act
 
 bind = settings.bind
 workers = settings.web_concurrency
 worker_class = "app.intake.worker.Worker"
-# A router in front keeps its connections for 90 s (Heroku): ours live longer,
-# so that it is never the server that closes one just as it is used again.
+# Seconds. Heroku's router keeps an idle connection for 90 s. Ours must live longer: a server that
+# closes a connection just when the router uses it again loses that request.
 keepalive = 95
-# Longer than the longest upload: its body, all that comes after, a lingering close.
+# Seconds of a stop: receive a body, check and store the image, then a lingering close.
 graceful_timeout = int(settings.body_timeout + settings.upload_timeout + 15)
-# The main greenlet of a worker beats four times a second, however long its uploads take.
+# Seconds without a heartbeat until the master kills a worker. The worker's main greenlet beats four
+# times a second, however long its uploads take.
 timeout = 30
-# Connections of a process, however slow their clients: a greenlet and a buffer of 32 KiB each.
+# Connections of a process. Each costs a greenlet and a buffer of 32 KiB, slow or not.
 worker_connections = 2000
-# X-Forwarded-* is believed as TRUSTED_PROXIES says (app/wiring.py), not here.
+# Off: app/wiring.py reads X-Forwarded-*, as TRUSTED_PROXIES says.
 forwarded_allow_ips = ""
-# A request line and headers longer than nginx takes them are refused.
+# Bytes; nginx has about the same limit (8 KiB of large_client_header_buffers).
 limit_request_line = 8190
-# The app writes one line a request itself, without the query string.
+# Off: gunicorn's line has the query string, and with it a key. app/ops/logs.py writes one line per
+# request.
 accesslog = None
 logger_class = "app.intake.worker.Logger"
 logconfig_dict = logging_config(settings)
-# No second way into the process: signals are enough.
+# Off: gunicorn 27 would open a socket for commands; signals are enough.
 control_socket_disable = True
-# Off: nothing here grows with requests, and each restart would cost an import
-# and warm connections. Buffers are bounded (app/ops/memory.py) and given back.
+# Off: a process does not grow with its requests (bench/soak.py), and a restart costs time.
 max_requests = 0
-# Off: each worker makes its own clients, after the fork.
+# Off: each worker makes its own clients after the fork. minio-py's must not be shared.
 preload_app = False
 
 
 def on_starting(server):
-    """Say where images go, before anything can go wrong there; open the metrics' port."""
+    """Log where images go, and open the metrics' port."""
     hold_signals_at_forks()
     server.log.info("images go to bucket %s at %s", settings.s3_bucket, settings.s3_endpoint)
     if lowered := memory.lowered(workers, memory.limit(settings)):
         server.log.warning("%s", lowered)
     server.metrics = None
     if settings.metrics_port:
-        # prometheus_client looks at this variable when it is imported.
+        # prometheus_client reads this variable when it is imported, so the import comes after.
         directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="uploader-")
         from app.ops.metrics import Listener
 
@@ -77,26 +77,26 @@ def on_starting(server):
 
 
 def when_ready(_):
-    """Let the workers share what the master has imported."""
+    """Let the workers share the memory of what the master has imported."""
     process.keep_shared()
 
 
 def on_reload(server):
-    """As after the start; a metrics' port that was taken may be free now."""
+    """Do the same as at the start: a metrics' port that was taken may be free now."""
     if server.metrics:
         server.metrics.listen()
     when_ready(server)
 
 
 def post_fork(server, worker):
-    """Let the worker have the metrics' port, which its master holds."""
+    """Prepare the new process, and hand it the metrics' port that the master holds."""
     process.share_heaps()
     process.raise_file_limit()
     worker.metrics = server.metrics
 
 
 def post_worker_init(worker):
-    """Start each process's threads: of all sweeps one takes its turn at a time."""
+    """Start the threads of this process: metrics and sweep."""
     service = worker.wsgi.extensions["uploader"]
     metrics = worker.wsgi.extensions.get("metrics")
     if worker.metrics:
@@ -109,18 +109,18 @@ def post_worker_init(worker):
 
 
 def worker_exit(_, worker):
-    """Send the traces that have not been sent yet."""
+    """Send the traces that are left."""
     if worker.booted and (tracing := worker.wsgi.extensions.get("tracing")):
         tracing.stop()
 
 
 def child_exit(server, worker):
-    """Forget what an ended worker held; what it counted stays."""
+    """Drop the gauges of a worker that has ended; its counters stay."""
     if server.metrics:
         server.metrics.forget(worker.pid)
 
 
 def on_exit(server):
-    """Leave no file behind."""
+    """Close the metrics' port and delete its files."""
     if server.metrics:
         server.metrics.close()

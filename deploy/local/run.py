@@ -1,9 +1,9 @@
-"""The whole service on one machine: ``make run``.
+"""``make run``: the whole service on one machine.
 
-Valkey, SeaweedFS and gunicorn (the Procfile's own line) under honcho. On Ctrl-C,
-and when one of them ends, all of them end: gunicorn first, so that it finishes
-what is under way. Data stays in ``var/``, and as long as it runs ``var/env`` has
-the settings with which ``flask`` commands of this checkout reach the servers.
+honcho runs Valkey, SeaweedFS and gunicorn (with the Procfile's line). On Ctrl-C, or when one of
+them ends, all of them end: gunicorn first, so that uploads in progress finish. Data stays in
+``var/``. While the stack runs, ``var/env`` has the settings with which ``flask`` commands of this
+checkout reach the servers.
 """
 
 import contextlib
@@ -33,23 +33,22 @@ ROOT = Path(__file__).resolve().parents[2]
 VAR = ROOT / "var"
 SETTINGS = VAR / "env"
 
-
-# In all within 10 s. SeaweedFS has written and closed its volumes a fraction of a second
-# after its signal; it then waits for connections for another 15 s, which nobody needs.
+# Which processes end together, and their seconds; 10 s in all at most. SeaweedFS closes its volumes
+# within a fraction of a second, and then waits 15 s for connections to end: no need for that here.
 _ENDED_TOGETHER = ((("web",), 5.0), (("seaweedfs", "valkey"), 3.0))
 
 
 class Stack(Manager):  # type: ignore[misc]
-    """Ends its processes in their order; honcho's own manager ends all at once."""
+    """Ends its processes in an order; honcho's own manager ends all at once."""
 
     def terminate(self) -> None:
-        """Begin to end; called by honcho on a signal, and when a process has ended."""
+        """Begin to end. honcho calls this on a signal, and when a process has ended."""
         if not self._terminating:
             self._terminating = True
             threading.Thread(target=self._end_all).start()
 
     def kill(self) -> None:
-        """Nothing: each has its own time."""
+        """Do nothing: ``_end_all`` kills each process in its own time."""
 
     def _end_all(self) -> None:
         for names, seconds in _ENDED_TOGETHER:
@@ -64,7 +63,7 @@ class Stack(Manager):  # type: ignore[misc]
                 _signal(os.killpg, pid, signal.SIGKILL)
 
     def _left(self, names: tuple[str, ...]) -> set[int]:
-        """Process ids; 0 is one that is about to start."""
+        """The ids of the processes that run; 0 for one that is about to start."""
         found = (self._processes[name] for name in names)
         return {each.get("pid", 0) for each in found if "returncode" not in each}
 
@@ -81,56 +80,69 @@ def main() -> int:
     VAR.mkdir(mode=0o700, exist_ok=True)
     lock = (VAR / "lock").open("w")
     try:
+        # Held until this process ends; `flask` commands see by it that the stack runs.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print("It is running already: var/ can be used by one `make run` at a time.")
         return 1
     wanted = os.environ.get("PORT")
     if wanted and not (wanted.isdecimal() and is_free(int(wanted))):
-        print(f"Port {wanted} is taken (or none): set PORT to a free one, or unset it.")
+        print(f"Port {wanted} is taken, or not a port: set PORT to a free one, or unset it.")
         return 1
     port = int(wanted) if wanted else free_port(8000, *range(8001, 8020))
     redis_port, s3_port = free_port(6379), free_port(9000)
+    settings = _settings(redis_port, s3_port)
+    stack = _stack(settings, port, redis_port, s3_port)
+    threading.Thread(target=_greet, args=(settings, port), daemon=True).start()
+    _write_settings(settings)
+    try:
+        stack.loop()
+    finally:
+        SETTINGS.unlink(missing_ok=True)
+    return stack.returncode or 0
+
+
+def _settings(redis_port: int, s3_port: int) -> dict[str, str]:
+    """The settings with which the service reaches the servers."""
     secret = _credentials()
-    settings = {
+    return {
         "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "S3_ENDPOINT": f"http://127.0.0.1:{s3_port}",
         "S3_ACCESS_KEY": secret["access_key"],
         "S3_SECRET_KEY": secret["secret_key"],
         "S3_BUCKET": os.environ.get("S3_BUCKET") or "assets",
     }
-    path = f"{SCRIPTS}:{os.environ['PATH']}"
+
+
+def _stack(settings: dict[str, str], port: int, redis_port: int, s3_port: int) -> Stack:
+    """Valkey, SeaweedFS and the web processes, not started yet."""
+    identities = VAR / "identities.json"
+    write_identities(identities, settings["S3_ACCESS_KEY"], settings["S3_SECRET_KEY"])
+    keys = valkey(VAR / "valkey", redis_port, "--appendonly", "yes", "--loglevel", "warning")
+    store = seaweedfs(VAR / "seaweedfs", s3_port, identities)
+    log = shlex.quote(str(VAR / "seaweedfs.log"))
+    web = parse_procfile((ROOT / "Procfile").read_text()).processes["web"]
+    path = f"{SCRIPTS}:{os.environ['PATH']}"  # the Procfile's gunicorn is the one of .venv
     environ = os.environ | settings | {"BIND": f"127.0.0.1:{port}", "PATH": path}
     environ.pop("PORT", None)
+    # Behind honcho's pipe the service would not see that a person reads its log.
     environ.setdefault("LOG_FORMAT", "text" if sys.stdout.isatty() else "json")
-    identities = VAR / "identities.json"
-    write_identities(identities, secret["access_key"], secret["secret_key"])
-    log = shlex.quote(str(VAR / "seaweedfs.log"))
-    store = seaweedfs(VAR / "seaweedfs", s3_port, identities)
-    web = parse_procfile((ROOT / "Procfile").read_text()).processes["web"]
-    manager = Stack(Printer(sys.stdout, colour=sys.stdout.isatty()))
-    persistent = ("--appendonly", "yes", "--loglevel", "warning")
-    redis_server = valkey(VAR / "valkey", redis_port, *persistent)
-    manager.add_process("valkey", f"exec {shlex.join(redis_server)}")
-    manager.add_process("seaweedfs", f"exec {shlex.join(store)} > {log} 2>&1")
-    manager.add_process("web", f"exec {web}", env=environ)
-    threading.Thread(target=_greet, args=(settings, port), daemon=True).start()
-    _leave_settings(settings)
-    try:
-        manager.loop()
-    finally:
-        SETTINGS.unlink(missing_ok=True)
-    return manager.returncode or 0
+    stack = Stack(Printer(sys.stdout, colour=sys.stdout.isatty()))
+    # exec: a shell in between would take the signals.
+    stack.add_process("valkey", f"exec {shlex.join(keys)}")
+    stack.add_process("seaweedfs", f"exec {shlex.join(store)} > {log} 2>&1")
+    stack.add_process("web", f"exec {web}", env=environ)
+    return stack
 
 
-def _leave_settings(settings: dict[str, str]) -> None:
-    """For ``flask`` commands; app.ops.local reads them."""
+def _write_settings(settings: dict[str, str]) -> None:
+    """Write the settings for ``flask`` commands: app/ops/local.py reads them."""
     SETTINGS.touch(mode=0o600)
     SETTINGS.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
 
 def _credentials() -> dict[str, str]:
-    """The local store's credentials and the demonstration key, made once."""
+    """The local store's credentials and the demonstration key; made at the first run."""
     path = VAR / "secrets.json"
     if not path.exists():
         path.touch(mode=0o600)
@@ -141,7 +153,7 @@ def _credentials() -> dict[str, str]:
 
 
 def _greet(settings: dict[str, str], port: int) -> None:
-    """Make the bucket and the demonstration key when all is up, and say how to use them."""
+    """Make the demonstration key and the bucket, wait for the service, and print how to use it."""
     api_key = _credentials()["api_key"]
     _wait_for(lambda: _make_key(settings["REDIS_URL"], api_key))
     _wait_for(lambda: _make_bucket(settings))
@@ -159,7 +171,7 @@ def _greet(settings: dict[str, str], port: int) -> None:
                 "",
                 f"curl {shlex.join(upload)}",
                 "",
-                "Ctrl-C ends all of it; the data stays in var/.",
+                "Ctrl-C ends everything; the data stays in var/.",
                 "",
             ]
         ),
@@ -167,11 +179,12 @@ def _greet(settings: dict[str, str], port: int) -> None:
     )
 
 
-def _wait_for(step: "object") -> None:
+def _wait_for(step: Callable[[], object]) -> None:
+    """Repeat the step until it succeeds."""
     while True:
         try:
-            step()  # type: ignore[operator]
-        except Exception:  # noqa: BLE001 -- whatever fails is not up yet
+            step()
+        except Exception:  # noqa: BLE001 -- a server that is not up yet fails in many ways
             time.sleep(0.1)
         else:
             return
@@ -204,6 +217,7 @@ def _ready(address: str) -> None:
 
 
 def _photo() -> Path:
+    """A picture to try the service with."""
     path = VAR / "example.jpg"
     if not path.exists():
         gradient = Image.linear_gradient("L").resize((1200, 800))

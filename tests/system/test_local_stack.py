@@ -20,7 +20,7 @@ from tests.pictures import padded, picture
 from tests.system.stack import HTTP, ROOT, Process, run, wait_until
 
 PNG = picture()
-READY = "Ctrl-C ends all of it"
+READY = "Ctrl-C ends everything"
 SETTINGS = ("REDIS_URL", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_BUCKET", "PORT")
 
 
