@@ -33,12 +33,17 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def run(
-    files: Iterable[tuple[str, bytes]], look: Callable[[str, bytes], bool], seconds: float
+    files: Iterable[tuple[str, bytes]],
+    look: Callable[[str, bytes], bool],
+    seconds: float,
+    *,
+    between: Callable[[], bool] = lambda: True,
 ) -> bool:
     """Pass each file to ``look``, print a summary, and return whether all is well.
 
     ``look`` gets the name and bytes of a file. It returns whether it found no fault, or raises the
-    ApiError with which the file is refused. After ``seconds`` the other files are left out.
+    ApiError with which the file is refused. ``between`` is called after each file, outside of the
+    time of that file, and returns whether all is well too. After ``seconds`` no file follows.
     """
     outcome: Counter[str] = Counter()
     slowest = (0.0, "")
@@ -57,6 +62,7 @@ def run(
             print(f"file {name}:\n{traceback.format_exc()}")
             well = False
         slowest = max(slowest, (time.monotonic() - start, name))
+        well &= between()
     print(f"{outcome.total()} files in {time.monotonic() - begun:.1f} s: {dict(outcome)}")
     print(f"slowest: {slowest[0]:.2f} s ({slowest[1]})")
     return well and slowest[0] < _MAX_SECONDS and outcome["accepted"] > 0

@@ -90,9 +90,11 @@ class Look:
             if self._judged:
                 self._kept.append(self._folder / f"{name}.{policy}.{info.extension}")
                 self._kept[-1].write_bytes(less)
-        if len(self._kept) >= _BATCH:
-            well &= self.judge()
         return well
+
+    def judge_batch(self) -> bool:
+        """Judge the files kept so far, if they are enough to start exiftool for."""
+        return len(self._kept) < _BATCH or self.judge()
 
     def judge(self) -> bool:
         """Whether exiftool finds no position in the files kept so far; deletes them."""
@@ -112,7 +114,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         look = Look(Path(folder), judged=asked.judge)
-        well = run(tagged_mutants(asked.seed, asked.files), look, asked.seconds)
+        files = tagged_mutants(asked.seed, asked.files)
+        well = run(files, look, asked.seconds, between=look.judge_batch)
         well &= look.judge()
     sys.exit(0 if well else 1)
 

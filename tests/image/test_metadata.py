@@ -165,6 +165,16 @@ def test_filler_between_segments_is_not_removed(policy):
     assert same is view
 
 
+@pytest.mark.parametrize("policy", BOTH)
+def test_zeros_after_a_removed_first_segment_are_removed_too(policy):
+    """Programs know a JPEG by FF D8 FF."""
+    plain = encode(photo(64, 48), "JPEG")
+    data = plain[:2] + segment(0xE5, b"Maker\0") + bytes(8) + plain[20:]
+    after = stripped(data, policy)
+    assert after.startswith(b"\xff\xd8\xff")
+    assert frames(after) == frames(data)
+
+
 def test_real_pictures_from_installed_packages_are_shown_as_before():
     found = installed()
     assert found

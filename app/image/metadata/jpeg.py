@@ -225,12 +225,17 @@ def _between(
     webcams.
     """
     done: int | None = len(START)
+    begun = False  # whether a segment before this one stays
     for marker, start, stop in segments:
         begin = marker_at(marker, start)
-        if done is not None and bytes(view[done:begin]).strip(b"\xff\0"):
-            yield done, begin, b""
-        if (new := left.get(start)) is not None and new != view[begin:stop]:
+        gap = b"" if done is None else bytes(view[done:begin])
+        # Zeros directly after SOI would hide the format: programs know a JPEG by FF D8 FF.
+        if gap.strip(b"\xff\0") or (not begun and gap.startswith(b"\0")):
+            yield begin - len(gap), begin, b""
+        new = left.get(start)
+        if new is not None and new != view[begin:stop]:
             yield begin, stop, new
+        begun = begun or new != b""
         done = None if marker == SOS else stop  # coded data follows an SOS
     if stop < len(view):
         yield stop, len(view), b""
