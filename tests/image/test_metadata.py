@@ -404,16 +404,29 @@ def test_a_webp_whose_lengths_contradict_each_other_is_refused():
     assert caught.value.code == "corrupt_image"
 
 
+ANIMATED = ((b"VP8X", corpus.vp8x(16, 16, flags=2)), (b"ANIM", bytes(6)))
+FRAME_HEAD = bytes(6) + b"\x0f\0\0" * 2 + bytes(4)
+
+
 def test_a_webp_frame_without_a_picture_is_removed_whole():
     picture = encode(photo(16, 16), "WEBP")[12:]
-    head = bytes(6) + b"\x0f\0\0" * 2 + bytes(4)
-    chunks = [
-        (b"VP8X", b"\2\0\0\0" + b"\x0f\0\0" * 2),
-        (b"ANIM", bytes(6)),
-        (b"ANMF", head + picture),
-    ]
-    plain = riff(*chunks)
-    assert stripped(riff(*chunks, (b"ANMF", head + picture.replace(b"VP8 ", b"GPS ")))) == plain
+    plain = riff(*ANIMATED, (b"ANMF", FRAME_HEAD + picture))
+    no_picture = (b"ANMF", FRAME_HEAD + picture.replace(b"VP8 ", b"GPS "))
+    assert stripped(riff(*ANIMATED, (b"ANMF", FRAME_HEAD + picture), no_picture)) == plain
+
+
+@pytest.mark.parametrize("policy", BOTH)
+def test_a_webp_frame_with_a_chunk_that_is_longer_than_the_frame_is_refused(policy):
+    """libwebp goes on after that chunk, and does not look where the frame ends."""
+    picture = encode(photo(16, 16), "WEBP")[12:]
+    longer = b"GPSD" + struct.pack("<I", 16) + b"48.1"  # it ends with the next chunk
+    data = riff(*ANIMATED, (b"ANMF", FRAME_HEAD + picture + longer), (b"JUNK", b"1234"))
+    info = walk(data, 10**8)
+    decode(data, info)
+    assert info.frames == 1
+    with pytest.raises(ApiError) as caught:
+        stripped(data, policy)
+    assert caught.value.code == "corrupt_image"
 
 
 # Metadata that cannot be read

@@ -11,6 +11,7 @@ from app.image.webp import EXIF_FLAG, FIRST_CHUNK, FRAME_HEAD, XMP_FLAG, chunks_
 _PICTURE = frozenset((b"ALPH", b"VP8 ", b"VP8L"))
 _TO_SHOW = _PICTURE | {b"VP8X", b"ICCP", b"ANIM"}
 _WORD = struct.Struct("<I")
+_CONTRADICTION = "the lengths of its frames contradict each other"
 _FLAGS_AT = FIRST_CHUNK + 8
 """The position of VP8X's flags, where VP8X is the first chunk."""
 
@@ -19,10 +20,10 @@ def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> I
     """Yield the edits that apply the policy to a WebP, and remove all bytes after its end."""
     end = riff_end(view)
     found, flags, frames = _found(view, end, Blocks(info, effort, minimal=minimal))
-    # libwebp counted the frames in ``info``, and trusts other lengths than chunks_of() does. A file
-    # in which the two find different chunks cannot be edited safely.
+    # libwebp counted the frames in ``info``. It finds the end of a frame by the lengths of the
+    # chunks in it: where the frame's own length differs, the file cannot be edited safely.
     if max(frames, 1) != info.frames:
-        raise damaged("WebP", "the lengths of its frames contradict each other")
+        raise damaged("WebP", _CONTRADICTION)
     if found:
         yield 4, 8, _WORD.pack(end - 8 - sum(b - a - len(new) for a, b, new in found))
         if bytes(view[FIRST_CHUNK : FIRST_CHUNK + 4]) == b"VP8X":
@@ -90,13 +91,16 @@ def _chunk(kind: bytes, payload: bytes) -> bytes:
 def _frame(inner: list[tuple[bytes, int, int]], start: int, stop: int, end: int) -> Iterator[Edit]:
     """Yield the edits that leave only its picture in a frame, and correct the frame's length.
 
-    A frame without a picture, which no decoder shows, is removed whole.
+    A frame without a picture, which no decoder shows, is removed whole. Raises ``corrupt_image``
+    where its chunks do not end with the frame: libwebp would go on after the chunks.
     """
+    last = _padded(*inner[-1][1:], stop) if inner else start + FRAME_HEAD
+    if last != stop:
+        raise damaged("WebP", _CONTRADICTION)
     padded = _padded(start, stop, end)
     if not any(kind in _PICTURE for kind, _, _ in inner):
         yield start - 8, padded, b""
         return
-    # Within a frame libwebp accepts only whole chunks, so nothing stands outside of these.
     foreign = [
         (begin - 8, _padded(begin, after, stop), b"")
         for kind, begin, after in inner
