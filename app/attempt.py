@@ -6,9 +6,8 @@ Knows no Flask. The rules that must hold at each moment and for each failure are
   makes the upload stand. A process that dies before it leaves the name for the sweep.
 - A result is answered to a repeat only while its object is there.
 - Any error takes everything back: the object, the name, the lock of the idempotency key.
-- One exception: when the answer of Redis to that step is lost, Redis may have remembered the
-  result for a repeat. Then the object stays for the repeat; if Redis did not remember, the sweep
-  deletes it.
+- One exception: while Redis may have remembered the result for a repeat, but has not confirmed it,
+  the object stays for that repeat. If Redis did not remember, the sweep deletes the object.
 """
 
 import logging
@@ -16,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from app.errors import ApiError, unavailable
 from app.records import journal, ratelimit
@@ -139,7 +138,7 @@ class Attempt:
             return None
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             self._usage.record(pipe, self._api_key.digest, uploads=1, size=self.earlier.size)
-            pipe.execute()
+            _warn_of_failed(pipe.execute(raise_on_error=False))
         return self.earlier
 
     def store(self, image: StoredObject, deadline: float) -> None:
@@ -167,12 +166,12 @@ class Attempt:
             self._usage.record(pipe, self._api_key.digest, uploads=1, size=result.size)
             self._may_be_remembered = self._entry.idempotency_key is not None
             stands, *counted = pipe.execute(raise_on_error=False)
-            self._may_be_remembered = False  # any answer, even an error, leaves no doubt
+            # An error leaves the doubt: redis-py sends the script again when an answer is lost, so
+            # the first run may have succeeded. On a Cluster it returns lost answers as errors too.
             if isinstance(stands, Exception):
                 raise stands
-        for failure in counted:
-            if isinstance(failure, Exception):  # the upload stands without its count
-                log.warning("usage not counted: %s", failure)
+            self._may_be_remembered = False
+        _warn_of_failed(counted)
         self._stands = bool(stands)
         if not self._stands:
             cause = "it took too long: it was swept, or a repeat has overtaken it"
@@ -190,7 +189,10 @@ class Attempt:
                 # The sweep goes on looking, because the store may finish the write late.
                 self._entry.abort(pipe, sweep=self._object_key is not None)
                 self._count_refusal(pipe, error)
-                pipe.execute()
+                aborted, *counted = pipe.execute(raise_on_error=False)
+                if isinstance(aborted, Exception):
+                    raise aborted
+                _warn_of_failed(counted)
         except ApiError as failure:
             log.warning("left to the sweep: %s (%s)", self.name, failure.cause)
 
@@ -208,3 +210,10 @@ class Attempt:
             self._usage.record(
                 pipe, self._api_key.digest, rejected=rejected, rate_limited=rate_limited
             )
+
+
+def _warn_of_failed(counts: list[Any]) -> None:
+    """Log the counts that Redis refused: an upload stands without them."""
+    for failure in counts:
+        if isinstance(failure, Exception):
+            log.warning("usage not counted: %s", failure)

@@ -3,6 +3,7 @@
 import hashlib
 
 import fakeredis
+import redis
 import urllib3
 from fakeredis._commands import command
 from fakeredis.commands_mixins.server_mixin import ServerCommandsMixin
@@ -27,11 +28,15 @@ ServerCommandsMixin.info = info
 class FakeRedis(fakeredis.FakeRedis):
     """A Redis in memory; the answer to the pipeline with the number ``lost`` is lost.
 
+    ``like_a_cluster``: the pipeline then returns errors of the connection instead of raising
+    them, as that of a Cluster does with ``raise_on_error=False`` (redis-py 8.1).
+
     Its ``server`` has ``connected``: False is a Redis that is down. Two clients of one server
     see the same data.
     """
 
     sent = lost = 0
+    like_a_cluster = False
 
     def __init__(self, server=None):
         self.server = server or fakeredis.FakeServer()
@@ -44,9 +49,11 @@ class FakeRedis(fakeredis.FakeRedis):
         def send(**options):
             answers = execute(**options)
             self.sent += 1
-            if self.sent == self.lost:
-                raise TimeoutError
-            return answers
+            if self.sent != self.lost:
+                return answers
+            if self.like_a_cluster and not options.get("raise_on_error", True):
+                return [redis.exceptions.TimeoutError() for _ in answers]
+            raise TimeoutError
 
         pipe.execute = send
         return pipe

@@ -215,6 +215,23 @@ def test_an_upload_stands_though_its_usage_could_not_be_counted(make, redis, sto
     assert "usage not counted" in caplog.text
 
 
+def test_a_repeat_is_answered_though_its_usage_could_not_be_counted(make, redis, caplog):
+    stored = upload(make("k1"))
+    redis.set(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}", "no hash")
+    repeat = make("k1")
+    repeat.admit()
+    assert repeat.replay(SHA256) == stored
+    assert "usage not counted" in caplog.text
+
+
+def test_a_refusal_that_could_not_be_counted_leaves_nothing_to_the_sweep(make, redis, caplog):
+    redis.set(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}", "no hash")
+    assert refused(run, make(), fail_with(ApiError("empty_image", "Empty."))) == "empty_image"
+    assert kinds(redis) == []
+    assert "usage not counted" in caplog.text
+    assert "left to the sweep" not in caplog.text
+
+
 # It is not admitted
 
 
@@ -422,8 +439,11 @@ def test_a_decision_that_redis_did_not_confirm_is_taken_back(make, redis, store)
     assert kinds(redis) == ["sweeping"]
 
 
-def test_the_object_stays_for_a_repeat_that_may_be_answered_with_it(make, redis, store, caplog):
-    redis.lost = DECISION
+@pytest.mark.parametrize("like_a_cluster", [False, True])
+def test_the_object_stays_for_a_repeat_that_may_be_answered_with_it(
+    make, redis, store, caplog, like_a_cluster
+):
+    redis.lost, redis.like_a_cluster = DECISION, like_a_cluster
     attempt = make("k1")
     assert decide(attempt) == "redis_unavailable"
     assert list(store.objects) == [result(attempt).key]
@@ -433,7 +453,7 @@ def test_the_object_stays_for_a_repeat_that_may_be_answered_with_it(make, redis,
         assert again.replay(SHA256) == result(attempt)
 
 
-def test_a_redis_that_refuses_the_decision_has_remembered_nothing(make, redis, store, server):
+def test_an_error_at_the_decision_does_not_prove_that_nothing_was_remembered(make, redis, store):
     attempt = make("k1")
 
     def make_unwritable():
@@ -441,7 +461,9 @@ def test_a_redis_that_refuses_the_decision_has_remembered_nothing(make, redis, s
         redis.set(f"pending:{{{ID[0]}}}", "no sorted set")
 
     assert decide(attempt, make_unwritable) == "redis_unavailable"
-    assert store.objects == {}
+    [remembered] = redis.keys("idempotency:*")
+    assert redis.get(remembered).decode() == result(attempt).dump()
+    assert list(store.objects) == [result(attempt).key]
 
 
 def test_a_redis_that_dies_before_the_decision_leaves_the_name_to_the_sweep(

@@ -48,7 +48,7 @@ _RESERVE = 32
 _OWN_FILES = 64
 """File descriptors that clients never get: for Redis (16), the store (16), listeners and logs."""
 
-_BEAT_SECONDS = 0.25  # gunicorn kills a worker that does not call ``notify`` within its time-out
+_BEAT_SECONDS = 0.25  # gunicorn kills a worker that does not call ``notify`` within its timeout
 _NO_ROOM_SECONDS = 0.05
 """How long a connection that was closed to make room may take to end before the next accept."""
 
