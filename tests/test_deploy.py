@@ -1,4 +1,4 @@
-"""What is shipped for deployment says the same as the application."""
+"""The files for deployment agree with the application."""
 
 import json
 import re
@@ -17,7 +17,7 @@ REFUSALS = [
     (int(status), json.loads(f"{{{members}}}"))
     for status, members in re.findall(r"/problem:(\d+) '(.*)';", SITE)
 ]
-"""What nginx itself answers: statuses, and members of their problem documents."""
+"""nginx's own answers: the status, and the members of the problem document."""
 
 
 def test_nginx_has_the_applications_titles_and_statuses_for_the_same_codes():

@@ -1,4 +1,4 @@
-"""``flask keys export`` and ``import``: what comes back is what was there, and nothing is lost."""
+"""``flask keys export`` and ``import``: the same records come back, and none is lost."""
 
 import json
 
@@ -35,7 +35,7 @@ def dump(redis):
     return {name: redis.hgetall(name) for name in redis.keys("apikey:*")}
 
 
-def test_what_was_exported_is_imported_after_all_is_lost(run, redis, records, tmp_path):
+def test_an_import_restores_every_exported_record(run, redis, records, tmp_path):
     file = tmp_path / "keys.jsonl"
     assert run("export", file).stderr == "2 keys exported.\n"
     redis.flushall()
@@ -61,7 +61,7 @@ def test_an_export_is_json_lines_that_only_their_owner_reads_and_without_a_key(
     assert KEY not in file.read_text()
 
 
-def test_a_key_that_was_put_in_itself_is_not_exported(run, redis, records):
+def test_a_plain_key_put_in_by_mistake_is_not_exported(run, redis, records):
     redis.hset(f"apikey:{KEY}", "name", "by mistake")
     redis.set(f"apikey:{'cd' * 32}", "no hash")
     exported = run("export")
@@ -69,7 +69,7 @@ def test_a_key_that_was_put_in_itself_is_not_exported(run, redis, records):
     assert len(exported.stdout.splitlines()) == 2
 
 
-def test_an_export_of_nothing_leaves_the_file_of_last_night(run, redis, records, tmp_path):
+def test_an_export_without_a_record_keeps_the_old_file(run, redis, records, tmp_path):
     file = tmp_path / "keys.jsonl"
     run("export", file)
     good = file.read_bytes()
@@ -80,9 +80,7 @@ def test_an_export_of_nothing_leaves_the_file_of_last_night(run, redis, records,
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_an_export_that_breaks_off_leaves_the_file_of_last_night(
-    run, redis, server, records, tmp_path
-):
+def test_an_export_that_breaks_off_keeps_the_old_file(run, redis, server, records, tmp_path):
     file = tmp_path / "keys.jsonl"
     file.write_text("last night")
     server.connected = False
@@ -98,7 +96,7 @@ def test_a_second_import_changes_nothing(run, records, redis, tmp_path):
     assert dump(redis) == records
 
 
-def test_a_record_that_was_changed_since_is_told_and_only_replaced_when_asked(
+def test_a_record_that_differs_is_reported_and_replaced_only_on_request(
     run, redis, records, tmp_path
 ):
     redis.hdel(RECORD, "disabled")
@@ -128,7 +126,7 @@ def test_a_record_that_was_changed_since_is_told_and_only_replaced_when_asked(
         "[" * 100_000,
     ],
 )
-def test_a_file_with_a_line_that_is_no_record_changes_nothing(run, redis, tmp_path, line):
+def test_a_file_with_an_unreadable_line_changes_nothing(run, redis, tmp_path, line):
     good = json.dumps({"record": f"apikey:{OTHER}", "fields": {"name": "a"}})
     (tmp_path / "f").write_text(f"{good}\n{line}\n")
     refused = run("import", tmp_path / "f", status=1)
@@ -136,7 +134,7 @@ def test_a_file_with_a_line_that_is_no_record_changes_nothing(run, redis, tmp_pa
     assert redis.keys() == []
 
 
-def test_more_records_than_one_round_trip_holds_all_come_back(run, redis, tmp_path):
+def test_records_of_several_round_trips_are_all_restored(run, redis, tmp_path):
     for number in range(1201):
         redis.hset(f"apikey:{number:064x}", "name", str(number))
     before = dump(redis)

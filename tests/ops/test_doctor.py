@@ -1,4 +1,4 @@
-"""What the doctor finds and says, without a server; with real ones: tests/system/test_doctor.py."""
+"""``flask doctor`` without a server; tests/system/test_doctor.py has real ones."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.fakes import FakeRedis, MemoryStore
 
 
 class Bucket(MemoryStore):
-    """A store that can be rehearsed, and what it answers to somebody without credentials."""
+    """A store whose answers to each question of the doctor can be set."""
 
     def __init__(self, *, left="", failure=None, anyone=403, versions=b"", clock=""):
         super().__init__()
@@ -40,7 +40,7 @@ class Bucket(MemoryStore):
 
 
 class Redis(FakeRedis):
-    """One that tells of itself; ``about`` is what INFO says beside its version."""
+    """A Redis that answers INFO; ``about`` has more of its fields."""
 
     def __init__(self, **about):
         super().__init__()
@@ -58,13 +58,13 @@ def run(*arguments, redis=None, store=None, **settings):
 
 
 def examine(**given):
-    """The exit status and the findings by what was looked at."""
+    """The exit status, and the findings by the name of the check."""
     done = run("--json", **given)
     findings = [Finding(**each) for each in json.loads(done.stdout)]
     return done.exit_code, {each.check: each for each in findings}
 
 
-def test_when_all_is_well_nothing_fails_and_nothing_is_left_in_redis_for_good():
+def test_when_all_is_well_nothing_fails_and_all_that_is_written_expires():
     redis = Redis()
     status, found = examine(redis=redis)
     assert status == 0
@@ -74,7 +74,7 @@ def test_when_all_is_well_nothing_fails_and_nothing_is_left_in_redis_for_good():
     assert [name for name in redis.keys() if redis.pttl(name) < 0] == []
 
 
-def test_people_get_a_table_and_the_status_says_whether_something_failed():
+def test_people_get_a_table_and_a_failure_sets_the_exit_status():
     done = run(store=Bucket(failure=StoreError("disk full")))
     assert done.exit_code == 1
     assert "store rights       failed   disk full" in done.stdout
@@ -90,11 +90,11 @@ def test_people_get_a_table_and_the_status_says_whether_something_failed():
         ("redis+sentinel://127.0.0.1:26379,redis.example.org:26379/m/0", "warning"),
     ],
 )
-def test_what_goes_over_a_network_in_plain_text_is_a_warning(url, state):
+def test_plain_text_to_another_machine_is_a_warning(url, state):
     assert examine(redis_url=url)[1]["redis encryption"].state == state
 
 
-def test_more_memory_than_there_is_is_a_warning_with_what_to_lower():
+def test_settings_that_need_too_much_memory_are_a_warning_with_a_hint():
     finding = examine(memory_limit=2**28)[1]["memory"]
     assert finding.state == "warning"
     assert "WEB_CONCURRENCY" in finding.hint
@@ -104,17 +104,17 @@ def test_more_memory_than_there_is_is_a_warning_with_what_to_lower():
     ("policy", "state"),
     [("noeviction", "ok"), ("volatile-lru", "warning"), ("allkeys-lru", "failed")],
 )
-def test_a_redis_that_throws_keys_out_is_worse_than_one_that_forgets_rates(policy, state):
+def test_evicting_keys_is_a_failure_and_evicting_rates_a_warning(policy, state):
     status, found = examine(redis=Redis(maxmemory_policy=policy))
     assert found["redis eviction"].state == state
     assert status == (state == "failed")
 
 
-def test_a_redis_that_writes_nothing_down_is_a_warning():
+def test_a_redis_without_persistence_is_a_warning():
     assert examine(redis=Redis(aof_enabled=0))[1]["redis persistence"].state == "warning"
 
 
-def test_all_nodes_of_a_cluster_are_looked_at():
+def test_every_node_of_a_cluster_is_checked():
     redis = Redis()
     redis.info = lambda: {
         "one:1": {"redis_version": "7.4.0", "maxmemory_policy": "noeviction", "aof_enabled": 1},
@@ -125,7 +125,7 @@ def test_all_nodes_of_a_cluster_are_looked_at():
     assert found["redis eviction"].state == "failed"
 
 
-def test_redis_that_is_down_is_named_without_its_password_and_the_store_is_still_looked_at():
+def test_when_redis_is_down_the_password_is_hidden_and_the_store_still_checked():
     redis = Redis()
     redis.server.connected = False
     status, found = examine(redis=redis, redis_url="redis://u:secret-word@127.0.0.1:6379/0")
@@ -151,7 +151,7 @@ def test_a_password_is_hidden_in_both_of_its_forms(repeated):
     assert not re.search("cret|key.*word", found)
 
 
-def test_a_redis_user_without_a_right_is_found_by_doing_what_uploads_do():
+def test_a_missing_right_in_redis_is_found_by_doing_what_uploads_do():
     redis = Redis()
     redis.set("pending:{0}", "no sorted set")
     finding = examine(redis=redis)[1]["redis rights"]
@@ -162,7 +162,7 @@ def test_a_redis_user_without_a_right_is_found_by_doing_what_uploads_do():
 @pytest.mark.parametrize(
     "cause", sorted({cause for cause, kind in _CODES.values() if kind != Kind.OBJECT})
 )
-def test_every_cause_that_a_person_must_mend_has_a_hint_of_its_own(cause):
+def test_every_cause_that_needs_a_person_has_its_own_hint(cause):
     finding = examine(store=Bucket(failure=StoreError(cause)))[1]["store rights"]
     assert (finding.state, finding.found) == ("failed", cause)
     assert finding.hint
@@ -175,7 +175,7 @@ def test_an_object_that_could_not_be_deleted_is_named():
     assert "Delete uploads/.doctor-" in finding.hint
 
 
-def test_a_user_who_may_write_and_not_look_can_sweep_nothing():
+def test_credentials_without_the_right_to_stat_are_a_failure():
     store = Bucket()
     store.looking = StoreError("access denied", status=403)
     finding = examine(store=store)[1]["store rights"]
@@ -190,7 +190,7 @@ def test_a_bucket_that_anyone_may_write_is_found_and_cleaned():
     assert len(store.deleted) == 1
 
 
-def test_a_store_without_its_bucket_is_not_written_to():
+def test_nothing_is_written_when_the_bucket_is_missing():
     store = Bucket(failure=AssertionError("written to"))
     store.cause = "no such bucket"
     status, found = examine(store=store)
@@ -207,12 +207,12 @@ def test_a_store_without_its_bucket_is_not_written_to():
         (b"<VersioningConfiguration/>", "ok", "Off"),
     ],
 )
-def test_versions_that_stay_for_ever_are_a_warning(versions, state, said):
+def test_versions_that_are_kept_forever_are_a_warning(versions, state, said):
     finding = examine(store=Bucket(versions=versions))[1]["store versioning"]
     assert (finding.state, finding.found) == (state, said)
 
 
-def test_a_clock_that_is_off_is_found_by_the_stores_date():
+def test_a_wrong_clock_is_found_by_the_date_of_the_store():
     early = "Thu, 01 Jan 2026 00:00:00 GMT"
     assert examine(store=Bucket(clock=early))[1]["clock"].state == "failed"
     assert examine(store=Bucket())[1]["clock"].state == "warning"

@@ -1,4 +1,4 @@
-"""Alive and ready, and the causes that an operator reads."""
+"""/healthz and /readyz, and the causes that an operator reads."""
 
 import threading
 
@@ -23,19 +23,19 @@ def client(readiness):
     return app.test_client()
 
 
-def test_a_process_that_lives_says_so_whatever_the_rest_does(client, server):
+def test_healthz_is_200_even_without_redis(client, server):
     server.connected = False
     answer = client.get("/healthz")
     assert (answer.status_code, answer.json) == (200, {"status": "ok"})
 
 
-def test_with_redis_and_the_store_uploads_can_succeed(client):
+def test_readyz_is_200_when_redis_and_the_store_work(client):
     answer = client.get("/readyz")
     assert answer.status_code == 200
     assert answer.json == {"status": "ready", "checks": {"redis": "ok", "storage": "ok"}}
 
 
-def test_what_the_store_lacks_is_named(client, store):
+def test_readyz_names_what_is_wrong_with_the_store(client, store):
     store.cause = "no such bucket"
     answer = client.get("/readyz")
     assert answer.status_code == 503
@@ -66,12 +66,12 @@ def test_why_redis_cannot_be_written_is_named_without_its_address(redis, store, 
     assert Readiness(redis, store).checks() == {"redis": cause, "storage": "ok"}
 
 
-def test_a_check_that_fails_by_mistake_is_a_cause_too(redis, store):
+def test_an_unexpected_error_in_a_check_is_a_cause(redis, store):
     store.ready = lambda: {}["mistake"]
     assert Readiness(redis, store).checks()["storage"] == "KeyError"
 
 
-def test_what_hangs_is_a_timeout_and_keeps_the_other_from_nothing(redis, store):
+def test_a_check_that_hangs_is_a_timeout_and_does_not_delay_the_other(redis, store):
     hung = threading.Event()
     store.ready = lambda: hung.wait(10) and None
     assert Readiness(redis, store, seconds=0.05).checks() == {"redis": "ok", "storage": "timeout"}
@@ -89,7 +89,7 @@ def test_redis_and_the_store_are_asked_once_a_second(redis, store, clock):
     assert len(asked) == 2
 
 
-def test_a_process_that_ends_is_not_ready_and_still_alive(client, readiness):
+def test_a_process_that_is_ending_is_alive_but_not_ready(client, readiness):
     readiness.draining = True
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json["status"]) == (503, "unavailable")
@@ -97,6 +97,6 @@ def test_a_process_that_ends_is_not_ready_and_still_alive(client, readiness):
     assert client.get("/healthz").status_code == 200
 
 
-def test_looking_leaves_nothing_in_redis_for_long(readiness, redis):
+def test_the_check_of_redis_leaves_only_keys_that_expire(readiness, redis):
     readiness.checks()
     assert 0 < redis.pttl("ready:check") <= 1000

@@ -33,7 +33,7 @@ def digest(key):
 
 
 def add(redis, key="k" * 40, **fields):
-    """As an administrator does it with redis-cli."""
+    """Write a record as an administrator does with redis-cli."""
     redis.hset(f"apikey:{digest(key)}", mapping={"name": "Magazine CMS", **fields})
     return digest(key)
 
@@ -73,13 +73,13 @@ def test_create_prints_the_key_once_and_keeps_only_its_hash(run, redis):
     }
 
 
-def test_create_can_answer_a_script(run, redis):
+def test_create_answers_a_script_in_json(run, redis):
     answer = answer_of(run, "create", "CMS", "--role", "uploader")
     assert list(answer) == ["id", "key"]
     assert record(redis, digest(answer["key"])) == {"name": "CMS", "roles": "uploader"}
 
 
-def test_create_warns_of_a_key_without_a_role(run):
+def test_create_warns_about_a_key_without_a_role(run):
     assert "no role" in run("create", "CMS").stderr
     assert "no role" not in run("create", "CMS", "--role", "uploader").stderr
 
@@ -97,7 +97,7 @@ def test_create_takes_a_key_from_standard_input_and_does_not_repeat_it(run, redi
     assert record(redis, digest(key)) == {"name": "CMS", "roles": "uploader"}
 
 
-def test_create_does_not_touch_a_key_that_is_there(run, redis):
+def test_create_does_not_change_an_existing_key(run, redis):
     add(redis, "f" * 64, roles="reader")
     before = dump(redis)
     output = run("create", "X", "--stdin", "--role", "uploader", typed="f" * 64, status=1).output
@@ -143,7 +143,7 @@ def test_create_refuses_keys_that_no_client_could_send(run, redis, typed, says):
         ("--expires-at", "2027-02-29"),
     ],
 )
-def test_create_refuses_what_could_not_be_read_again(run, redis, option):
+def test_create_refuses_values_that_the_service_could_not_read(run, redis, option):
     assert "must be like" in run("create", "CMS", *option, status=2).output
     assert redis.keys() == []
 
@@ -188,7 +188,7 @@ def test_list_reads_more_keys_than_one_round_trip_holds(run, redis):
     assert [row["name"] for row in rows] == [f"{number:04}" for number in range(1201)]
 
 
-def test_list_tells_unreadable_records_and_leaves_out_what_is_no_record(run, redis):
+def test_list_shows_unreadable_records_and_skips_other_names(run, redis):
     add(redis, "a" * 40, name="A", rate_limit="lots")
     add(redis, "b" * 40, name=b"B\xff")
     redis.set(f"apikey:{digest('c' * 40)}", "text")
@@ -209,7 +209,7 @@ def test_tables_hold_no_characters_that_move_the_cursor(run, redis):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", run(*arguments).output)
 
 
-def test_show_tells_one_key_whole(run, redis):
+def test_show_prints_every_field_of_a_key(run, redis):
     key_digest = add(redis, roles="uploader", rate_limit="5/day", expires_at="2999-01-31")
     assert run("show", key_digest[:12]).stdout.splitlines() == [
         "name:          Magazine CMS",
@@ -279,7 +279,7 @@ def test_rotate_makes_a_successor_and_lets_the_old_key_expire(run, redis):
     assert earliest <= expires_at <= stamp(timedelta(hours=24))
 
 
-def test_rotate_gives_the_successor_every_field_but_those_of_the_old_keys_own_life(run, redis):
+def test_rotate_copies_all_fields_but_disabled_and_last_used_at(run, redis):
     fields = {"name": "CMS", "roles": "uploader", "metadata": "minimal", "x-owner": "Ann"}
     old = add(redis, **fields, disabled="no", rate_limit="")
     assert record(redis, digest(answer_of(run, "rotate", old[:12])["key"])) == fields
@@ -331,13 +331,13 @@ def test_rotate_gives_no_successor_to_a_key_that_is_not_good(run, redis, fields,
     assert dump(redis) == before
 
 
-def test_rotate_leaves_what_is_no_hash_alone(run, redis):
+def test_rotate_does_not_touch_a_name_that_is_not_a_hash(run, redis):
     redis.set(f"apikey:{digest('a')}", "text")
     assert "not a hash" in run("rotate", digest("a")[:12], status=1).output
     assert len(redis.keys()) == 1
 
 
-def test_disable_leaves_what_is_no_hash_alone(run, redis):
+def test_disable_does_not_touch_a_name_that_is_not_a_hash(run, redis):
     redis.set(f"apikey:{digest('a')}", "text")
     assert "not a hash" in run("disable", digest("a")[:12], status=1).output
 
@@ -351,7 +351,7 @@ def test_a_usage_record_written_by_hand_does_not_stop_the_list(run, redis):
     assert answer_of(run, "usage", other[:12])[0]["bytes"] == 5
 
 
-def test_a_key_of_empty_roles_is_warned_of(run):
+def test_create_warns_about_an_empty_role(run):
     assert "has no role" in run("create", "CMS", "--role", "").output
 
 
@@ -371,12 +371,12 @@ def test_delete_does_not_ask_a_script(run, redis):
     assert redis.keys() == []
 
 
-def test_check_is_content_with_good_keys(run, redis):
+def test_check_finds_nothing_wrong_with_good_keys(run, redis):
     add(redis, "a" * 40, roles="uploader", expires_at="2999-01-31")
     assert run("check").stdout == "All records can be read.\n"
 
 
-def test_check_warns_of_what_will_soon_trouble(run, redis):
+def test_check_warns_about_keys_that_expire_soon_or_have_no_role(run, redis):
     expires_at = stamp(timedelta(days=3))
     soon = add(redis, "a" * 40, roles="uploader", expires_at=expires_at)
     none = add(redis, "b" * 40)
@@ -418,20 +418,20 @@ def test_check_finds_ids_that_two_keys_share(run, redis):
     assert good[:12] not in output
 
 
-def test_check_takes_one_name_that_a_scan_gives_twice_for_one_key(run, redis, monkeypatch):
+def test_check_counts_a_name_that_scan_returns_twice_once(run, redis, monkeypatch):
     add(redis, roles="uploader")
     names = list(redis.scan_iter()) * 2
     monkeypatch.setattr(redis, "scan_iter", lambda **_: iter(names))
     assert run("check").stdout == "All records can be read.\n"
 
 
-def test_check_tells_the_expiry_in_utc(run, redis):
+def test_check_shows_the_expiry_in_utc(run, redis):
     noon = datetime.now(UTC).replace(hour=12, minute=0, second=0) + timedelta(days=3)
     add(redis, roles="uploader", expires_at=f"{noon:%Y-%m-%dT%H:%M:%S}+02:00")
     assert f"expires soon, at {noon:%Y-%m-%d}T10:00:00Z" in run("check").stdout
 
 
-def test_usage_tells_a_line_a_day(run, redis):
+def test_usage_prints_one_line_per_day(run, redis):
     key_digest = add(redis)
     for back, uploads in ((0, 3), (2, 5), (40, 9)):
         name = f"usage:{key_digest[:12]}:{day(back)}"

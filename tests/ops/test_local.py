@@ -21,16 +21,16 @@ def test_the_settings_of_a_running_stack_are_found(var):
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_an_environment_that_names_a_server_is_taken_whole(var, name):
+def test_an_environment_that_names_a_server_is_used_alone(var, name):
     assert settings_of_stack(var, {name: "another"}) == {}
 
 
-def test_what_a_stack_left_that_does_not_run_is_nothing(var):
+def test_the_settings_of_a_stack_that_was_killed_are_ignored(var):
     (var / "lock").unlink()
     assert settings_of_stack(var, {}) == {}
     (var / "lock").touch()
     assert settings_of_stack(var, {}) == {}
 
 
-def test_where_none_was_ever_started_there_is_nothing(tmp_path):
+def test_without_a_stack_there_are_no_settings(tmp_path):
     assert settings_of_stack(tmp_path, {}) == {}

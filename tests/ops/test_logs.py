@@ -23,7 +23,7 @@ HOSTILE = "a\x1b[2J\x9b1m\u202eb\u2028c\x00d"
 
 @pytest.fixture
 def lines(redis, store):
-    """Every line that one request leaves in the JSON log."""
+    """All lines that one request writes into the JSON log."""
     redis.hset(RECORD, mapping={"roles": "uploader"})
     config = Config(log_format="json", log_level="debug", trusted_proxies=1)
     client = create_app(config, redis=redis, store=store).test_client()
@@ -63,7 +63,7 @@ def post(lines, file, **headers):
     return lines("POST", "/upload/image", data=form(part(file)), headers=headers)
 
 
-def test_an_upload_is_one_line_with_all_that_is_known_of_it(lines):
+def test_an_upload_is_one_line_with_all_its_fields(lines):
     (line,) = post(lines, plain(), **{"X-Request-Id": "r1"})
     milliseconds = line.pop("ms")
     assert set(milliseconds) == {"auth", "receive", "inspect", "store", "total"}
@@ -115,7 +115,7 @@ def test_a_refusal_names_its_code_and_warnings_carry_the_same_request_id(lines, 
         ("/schön", "/schön"),
     ],
 )
-def test_a_path_is_logged_up_to_what_may_be_a_key(lines, path, logged):
+def test_a_path_is_logged_only_up_to_what_may_be_a_key(lines, path, logged):
     (line,) = lines("GET", path)
     assert line["path"] == logged
     assert KEY not in json.dumps(line)
@@ -136,14 +136,14 @@ def test_health_checks_are_logged_at_debug(lines, path):
     assert line["level"] == "debug"
 
 
-def test_a_json_line_is_ascii_whatever_is_in_it(lines):
+def test_a_json_line_is_always_ascii(lines):
     line = JsonFormatter().format(record("%s", HOSTILE, fields={"path": HOSTILE}))
     assert line.isascii()
     assert line.isprintable()
     assert json.loads(line)["message"] == json.loads(line)["path"] == HOSTILE
 
 
-def test_a_line_for_people_shows_what_a_terminal_would_obey():
+def test_a_text_line_escapes_control_characters():
     line = TextFormatter().format(record("%s ü\n2", HOSTILE, fields={"path": HOSTILE}))
     assert line.replace("\n", "").isprintable()
     assert r"\x1b[2J\x9b1m\u202eb" in line
@@ -168,7 +168,7 @@ def test_every_logger_writes_in_one_form_to_standard_output(form_, formatter):
     assert {each["level"] for each in config["loggers"].values()} == {"ERROR"}
 
 
-def test_gunicorns_debug_lines_which_hold_the_path_are_never_written():
+def test_gunicorns_debug_lines_with_the_path_are_never_written():
     config = logging_config(Config(log_format="json", log_level="debug"))
     assert config["loggers"]["gunicorn.error"]["level"] == "INFO"
     assert config["loggers"]["uploader"]["level"] == "DEBUG"
@@ -178,7 +178,7 @@ def formatter_of(config):
     return logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["line"])
 
 
-def test_on_a_journal_each_line_begins_with_its_level_and_nowhere_else(tmp_path, monkeypatch):
+def test_only_on_a_journal_does_a_line_begin_with_its_level(tmp_path, monkeypatch):
     with (tmp_path / "journal").open("w") as journal:
         file = os.fstat(journal.fileno())
         monkeypatch.setattr(sys, "stdout", journal)
@@ -192,7 +192,7 @@ def test_on_a_journal_each_line_begins_with_its_level_and_nowhere_else(tmp_path,
         assert json.loads(line.format(record)[3:]) == json.loads(elsewhere.format(record))
 
 
-def test_on_a_journal_every_line_of_a_stack_has_its_level(tmp_path):
+def test_on_a_journal_every_line_of_a_traceback_has_its_level(tmp_path):
     try:
         raise ValueError
     except ValueError:

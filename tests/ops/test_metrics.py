@@ -1,4 +1,4 @@
-"""What one process counts of each answer; the listener has its tests in tests/system."""
+"""The metrics of one process; tests/system/test_metrics.py tests the listener."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_a_refusal_is_counted_by_its_code_and_stores_no_bytes(app):
     assert value(app, "stage_seconds_count", stage="store") is None
 
 
-def test_an_upload_under_way_is_in_progress_and_afterwards_none_is(app, store):
+def test_an_upload_is_in_progress_only_while_it_is_served(app, store):
     seen = []
     store.during = lambda: seen.append(value(app, "uploads_in_progress"))
     send(app.test_client(), PNG)
@@ -68,7 +68,7 @@ def test_an_upload_under_way_is_in_progress_and_afterwards_none_is(app, store):
     assert value(app, "uploads_in_progress") == 0
 
 
-def test_addresses_that_are_none_share_one_series(app):
+def test_unknown_addresses_share_one_series(app):
     client = app.test_client()
     client.get("/nothing"), client.get("/another")
     assert value(app, "requests_total", method="other", route="none", status="404") == 2
@@ -80,7 +80,7 @@ def test_a_failure_of_redis_is_counted_by_its_kind_alone(app, server):
     assert value(app, "dependency_failures_total", dependency="redis", cause="ConnectionError") == 1
 
 
-def test_keys_are_counted_only_where_that_is_switched_on(make):
+def test_keys_are_counted_only_if_the_setting_says_so(make):
     app = make()
     send(app.test_client(), PNG)
     assert value(app, "key_uploads_total", key_id=ID, code="ok") is None
@@ -91,7 +91,7 @@ def test_keys_are_counted_only_where_that_is_switched_on(make):
     assert KEY not in str(list(app.extensions["metrics"].registry.collect()))
 
 
-def test_what_a_sweep_did_is_counted(app):
+def test_a_sweep_is_counted(app):
     app.extensions["metrics"].count_swept(Swept(names=9, deleted=2, failed=1))
     assert value(app, "swept_objects_total") == 2
     assert value(app, "sweep_failures_total") == 1

@@ -1,4 +1,4 @@
-"""What a process of the service asks of the system it runs on."""
+"""What each process sets in Python, glibc and the kernel."""
 
 import resource
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from app.ops import process
 
 
-def test_forgotten_code_is_read_anew_and_no_other(monkeypatch):
+def test_only_the_named_package_is_imported_anew(monkeypatch):
     package, part, other = (types.ModuleType(name) for name in ("old", "old.part", "older"))
     for module in (package, part, other):
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -20,7 +20,7 @@ def test_forgotten_code_is_read_anew_and_no_other(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS says infinity and means less")
-def test_a_process_may_open_as_many_files_as_the_system_allows():
+def test_a_process_raises_its_limit_of_open_files():
     script = """
 import resource
 from app.ops import process
@@ -33,7 +33,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     assert int(done.stdout) == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def test_what_is_kept_for_good_is_not_collected_again():
+def test_kept_objects_are_not_collected_again():
     script = """
 import gc
 from app.ops import process

@@ -13,7 +13,7 @@ from app.records.journal import Entry, Result
 
 
 def begun(redis, store, name="n1", extension="png", age=0):
-    """An upload that died after its PUT."""
+    """An upload that was interrupted after its PUT."""
     Entry("a23456789012", name, None, 40).begin(redis)
     key = f"uploads/{name}.{extension}"
     store.objects[key] = (b"", None)
@@ -35,7 +35,7 @@ def restarted(redis):
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "gif", "webp"])
-def test_the_object_of_an_upload_that_died_a_minute_ago_is_deleted(redis, store, extension):
+def test_the_object_of_an_upload_interrupted_a_minute_ago_is_deleted(redis, store, extension):
     begun(redis, store, extension=extension)
     assert sweep(redis, store).names == 0
     later(redis, 61)
@@ -52,7 +52,7 @@ def test_an_acknowledged_object_stays(redis, store):
     assert key in store.objects
 
 
-def test_an_object_that_comes_late_is_deleted_within_five_minutes(redis, store):
+def test_an_object_that_appears_late_is_deleted_within_five_minutes(redis, store):
     begun(redis, store)
     later(redis, 61)
     sweep(redis, store)
@@ -64,7 +64,7 @@ def test_an_object_that_comes_late_is_deleted_within_five_minutes(redis, store):
     assert not redis.exists("sweeping:{a}")
 
 
-def test_names_wait_for_a_bucket_that_is_not_there(redis, store):
+def test_names_stay_on_the_list_while_the_bucket_is_missing(redis, store):
     begun(redis, store)
     later(redis, 61)
     store.cause = "no such bucket"
@@ -75,14 +75,14 @@ def test_names_wait_for_a_bucket_that_is_not_there(redis, store):
     assert sweep(redis, store).deleted == 1
 
 
-def test_a_redis_that_is_down_is_told(redis, store, server):
+def test_a_sweep_without_redis_raises_redis_unavailable(redis, store, server):
     server.connected = False
     with pytest.raises(ApiError) as refused:
         sweep(redis, store)
     assert refused.value.code == "redis_unavailable"
 
 
-def test_after_three_names_that_the_store_refuses_the_rest_waits(redis, store):
+def test_after_three_failures_of_the_store_a_sweep_ends(redis, store):
     for number in range(5):
         begun(redis, store, f"n{number}")
     later(redis, 61)
@@ -93,7 +93,7 @@ def test_after_three_names_that_the_store_refuses_the_rest_waits(redis, store):
     assert sweep(redis, store).deleted == 5
 
 
-def test_what_redis_may_have_acknowledged_and_forgotten_stays_and_is_said_once(
+def test_an_object_whose_200_redis_may_have_forgotten_stays_and_is_logged_once(
     redis, store, caplog
 ):
     key = begun(redis, store)
@@ -111,7 +111,7 @@ def test_what_redis_may_have_acknowledged_and_forgotten_stays_and_is_said_once(
     ]
 
 
-def test_what_was_written_long_before_redis_was_last_seen_is_deleted_after_a_restart(redis, store):
+def test_an_object_written_long_before_redis_was_last_seen_is_deleted(redis, store):
     begun(redis, store, age=100)
     sweep(redis, store)
     redis.hincrby("history:{a}", "seen", -40)  # 10 s after the last moment of an answer
@@ -121,7 +121,7 @@ def test_what_was_written_long_before_redis_was_last_seen_is_deleted_after_a_res
     assert (swept.doubtful, swept.deleted) == (0, 1)
 
 
-def test_what_was_written_after_the_restart_is_deleted(redis, store):
+def test_an_object_written_after_the_restart_is_deleted(redis, store):
     key = begun(redis, store)
     sweep(redis, store)
     restarted(redis)
@@ -132,7 +132,7 @@ def test_what_was_written_after_the_restart_is_deleted(redis, store):
     assert (swept.doubtful, swept.deleted) == (0, 1)
 
 
-def test_a_name_without_an_object_is_in_no_doubt(redis, store):
+def test_a_name_without_an_object_is_not_in_doubt(redis, store):
     begun(redis, store)
     store.objects.clear()
     sweep(redis, store)
@@ -143,7 +143,7 @@ def test_a_name_without_an_object_is_in_no_doubt(redis, store):
     assert list(journal.in_doubt(redis)) == []
 
 
-def test_an_object_whose_age_the_store_does_not_tell_stays_after_a_restart(redis, store):
+def test_an_object_of_unknown_age_stays_after_a_restart(redis, store):
     key = begun(redis, store, age=float("nan"))
     sweep(redis, store)
     restarted(redis)
@@ -176,7 +176,9 @@ def left_in_doubt(redis, store):
     return key
 
 
-def test_what_is_in_doubt_is_listed_until_somebody_deletes_it(command, store, left_in_doubt, redis):
+def test_doubtful_objects_are_listed_until_somebody_deletes_them(
+    command, store, left_in_doubt, redis
+):
     assert command("doubtful").stdout == f"{left_in_doubt}\n"
     assert command("doubtful", "--delete", typed="n\n").exit_code == 1
     assert left_in_doubt in store.objects
@@ -186,7 +188,9 @@ def test_what_is_in_doubt_is_listed_until_somebody_deletes_it(command, store, le
     assert sweep(redis, store).names == 1, "a store may finish a write late"
 
 
-def test_what_the_store_cannot_delete_stays_on_a_list(command, redis, store, left_in_doubt):
+def test_an_object_that_the_store_cannot_delete_stays_on_a_list(
+    command, redis, store, left_in_doubt
+):
     store.undeletable = unavailable("storage_unavailable", "access denied")
     refused = command("doubtful", "--delete", "--yes")
     assert (refused.exit_code, "access denied" in refused.stderr) == (1, True)
@@ -194,7 +198,7 @@ def test_what_the_store_cannot_delete_stays_on_a_list(command, redis, store, lef
     assert sweep(redis, store).deleted == 1
 
 
-def test_the_command_says_what_a_sweep_did(command, redis, store):
+def test_the_command_prints_the_counts_of_a_sweep(command, redis, store):
     begun(redis, store)
     later(redis, 61)
     said = "1 names looked at, 1 objects deleted, 0 left in doubt, 0 failed\n"

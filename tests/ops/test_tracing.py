@@ -32,11 +32,11 @@ def test_an_endpoint_or_an_exporter_switches_tracing_on(environ):
         ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"},
     ],
 )
-def test_nothing_else_does(environ):
+def test_other_variables_do_not_switch_tracing_on(environ):
     assert not tracing.is_on(environ)
 
 
-def test_tracing_without_its_packages_is_one_line_and_no_crash(monkeypatch, caplog):
+def test_tracing_without_its_packages_is_one_log_line(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     app = Flask("test")
     with caplog.at_level(logging.ERROR):

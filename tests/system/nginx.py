@@ -1,4 +1,4 @@
-"""The real nginx with the shipped site, on free ports and with a certificate of its own."""
+"""The real nginx with the shipped site, on free ports and with a self-signed certificate."""
 
 import os
 import re
@@ -36,7 +36,7 @@ http {{
 
 
 class Nginx(Process):
-    """``changes`` are further replacements in the site's text, for a test's sake."""
+    """Starts nginx; ``changes`` are pairs of texts to replace in the site."""
 
     def __init__(self, directory, upstream_port, changes=()):
         self.directory = Path(directory)
@@ -85,7 +85,7 @@ class Nginx(Process):
         return self.http.request("POST", url, body=body, headers=headers)
 
     def connect(self):
-        """A TLS connection for what an HTTP library would not send."""
+        """A TLS connection, for requests that an HTTP library would not send."""
         context = ssl.create_default_context(cafile=str(self.directory / "certificate.pem"))
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         return context.wrap_socket(plain, server_hostname="localhost")

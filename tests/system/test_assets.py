@@ -1,4 +1,4 @@
-"""The stored pictures through the shipped nginx site, for those who have no CDN."""
+"""Stored pictures served by the shipped nginx site, for sites without a CDN."""
 
 import json
 
@@ -26,7 +26,7 @@ def public_bucket(seaweedfs):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, make_service, valkey, seaweedfs, public_bucket):
-    """The site with assets.conf in it, as its two lines say."""
+    """The site with assets.conf switched on by its two lines."""
     directory = tmp_path_factory.mktemp("nginx")
     assets = directory / "uploader-assets.conf"
     text = ASSETS.read_text().replace("127.0.0.1:9000", f"127.0.0.1:{seaweedfs.port}")
@@ -45,7 +45,7 @@ def site(tmp_path_factory, make_service, valkey, seaweedfs, public_bucket):
 
 @pytest.fixture
 def stored(site, api_key):
-    """The path of a picture that was just stored, as its public address has it."""
+    """The path of a new picture in its public address."""
     answer = site.upload(PNG, api_key(), Prefer="return=representation")
     return json.loads(answer.data)["data"]["url"].removeprefix("https://upload.example.org")
 
@@ -59,7 +59,7 @@ def test_a_stored_picture_is_served_as_it_was_sent(site, stored):
     assert not [name for name in answer.headers if name.lower().startswith("x-amz-meta-")]
 
 
-def test_it_is_served_from_the_cache_when_the_store_has_it_no_more(
+def test_a_picture_is_served_from_the_cache_after_the_store_lost_it(
     site, stored, seaweedfs, public_bucket
 ):
     site.get(stored)
@@ -83,7 +83,7 @@ def test_a_query_never_reaches_the_store(site, stored):
         assert site.get(stored + query).data == PNG
 
 
-def test_a_picture_that_is_not_there_is_a_404_and_not_remembered(site, stored):
+def test_a_missing_picture_is_a_404_that_is_not_cached(site, stored):
     answer = site.get(f"/uploads/{'0' * 36}.png")
     assert answer.status == 404
     assert json.loads(answer.data)["code"] == "not_found"

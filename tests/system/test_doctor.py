@@ -1,4 +1,4 @@
-"""``flask doctor`` against real servers: what is wrong is said, with what to do."""
+"""``flask doctor`` against real servers: each fault is reported with a hint."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_the_table_fits_a_terminal_and_has_no_colours_in_a_file(server, store):
     assert done.stdout.startswith("settings ")
 
 
-def test_redis_that_is_down_is_told_and_the_store_is_still_looked_at(store):
+def test_redis_that_is_down_is_reported_and_the_store_is_still_checked(store):
     status, found = doctor("redis://:hush-hush@127.0.0.1:1/0", store)
     assert status == 1
     assert found["redis"]["state"] == "failed"
@@ -55,7 +55,7 @@ def test_redis_that_is_down_is_told_and_the_store_is_still_looked_at(store):
     assert "hush-hush" not in json.dumps(found)
 
 
-def test_a_wrong_password_is_told(server, store):
+def test_a_wrong_password_is_reported(server, store):
     server.client.config_set("requirepass", "right")
     try:
         status, found = doctor(server.url.replace("//", "//:wrong@"), store)
@@ -69,7 +69,7 @@ def test_a_wrong_password_is_told(server, store):
 @pytest.mark.parametrize(
     ("policy", "state", "status"), [("allkeys-lru", "failed", 1), ("volatile-lru", "warning", 0)]
 )
-def test_a_redis_that_throws_out_keys_is_told(server, store, policy, state, status):
+def test_a_redis_that_evicts_keys_is_reported(server, store, policy, state, status):
     server.client.config_set("maxmemory-policy", policy)
     try:
         assert (got := doctor(server.url, store))[0] == status
@@ -94,7 +94,7 @@ def test_a_full_redis_cannot_do_what_an_upload_does(server, store):
 
 
 @pytest.mark.parametrize("command", ["hincrby", "hset", "zadd", "set", "zrangebyscore"])
-def test_a_redis_user_who_may_not_do_all_is_told(server, store, command):
+def test_a_redis_user_without_a_right_is_reported(server, store, command):
     rights = {"enabled": True, "passwords": "+secret", "keys": "*"}
     server.client.acl_setuser("weak", **rights, commands=["+@all", f"-{command}"])
     status, found = doctor(server.url.replace("//", "//weak:secret@"), store)
@@ -115,14 +115,14 @@ def test_a_redis_user_who_may_not_do_all_is_told(server, store, command):
     ],
     ids=["down", "credentials", "bucket"],
 )
-def test_a_store_that_cannot_be_used_is_told_with_what_to_do(server, store, change, cause, word):
+def test_a_store_that_cannot_be_used_is_reported_with_a_hint(server, store, change, cause, word):
     status, found = doctor(server.url, store | change)
     assert (status, found["store"]["state"], found["store"]["found"]) == (1, "failed", cause)
     assert word in found["store"]["hint"]
     assert "wrong-secret" not in json.dumps(found)
 
 
-def test_a_bucket_that_anyone_may_list_and_write_is_told(server, tmp_path):
+def test_a_bucket_that_anyone_may_list_and_write_is_reported(server, tmp_path):
     public = SeaweedFS(tmp_path)
     try:
         public.make_bucket("assets")
@@ -161,7 +161,7 @@ def test_a_bucket_that_keeps_versions_keeps_none_of_the_doctor_s(server, tmp_pat
         versioned.kill()
 
 
-def test_more_memory_than_there_is_is_a_warning(server, store):
+def test_settings_that_need_too_much_memory_are_a_warning(server, store):
     status, found = doctor(server.url, store, WEB_CONCURRENCY="1000")
     assert (status, found["memory"]["state"]) == (0, "warning")
 

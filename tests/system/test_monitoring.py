@@ -25,7 +25,7 @@ EXPRESSIONS += [target["expr"] for panel in PANELS for target in panel.get("targ
 
 @pytest.fixture(scope="module")
 def families(make_service, seaweedfs, bucket, tmp_path_factory):
-    """The names of all metrics that a service exports once it has seen a good and a bad time."""
+    """The names of all metrics that a service exports after a good and a failed upload."""
     port, server = servers.free_port(), Valkey(tmp_path_factory.mktemp("valkey"))
     settings = {"METRICS_PORT": str(port), "METRICS_PER_KEY": "yes", "WEB_CONCURRENCY": "1"}
     service = make_service(server.url, seaweedfs.settings(bucket), **settings)

@@ -1,4 +1,4 @@
-"""The shipped nginx site in front of the real service: every answer, and what it writes down."""
+"""The shipped nginx site in front of the real service: every answer, and what it logs."""
 
 import contextlib
 import json
@@ -42,13 +42,13 @@ def site(make_nginx, service):
 
 @pytest.fixture(scope="module")
 def lonely(make_nginx):
-    """The site with nobody behind it."""
+    """The site without a service behind it."""
     return make_nginx(free_port())
 
 
 @pytest.fixture
 def silent_upstream():
-    """Accepts connections, reads what comes and never answers."""
+    """The port of a server that accepts connections, reads and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         kept = []
 
@@ -77,7 +77,7 @@ def picture(size=None):
 
 
 def problem(answer, status, code):
-    """Check that an answer is the problem document ``code``, whole; returns it."""
+    """Check that an answer is a complete problem document with this code, and return it."""
     assert answer.status == status
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["Cache-Control"] == "no-store"
@@ -90,7 +90,7 @@ def problem(answer, status, code):
 
 
 class RawAnswer:
-    """The answer to bytes sent as they are."""
+    """The answer to these exact bytes."""
 
     def __init__(self, nginx, *pieces):
         with nginx.connect() as connection:
@@ -101,7 +101,7 @@ class RawAnswer:
                 while piece := connection.recv(65536):
                     received += piece
             except (ssl.SSLEOFError, ConnectionResetError):
-                pass  # closed without TLS's own end: what came before counts
+                pass  # closed without a TLS close_notify: the bytes before it count
         head, _, self.data = received.partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         self.status = int(first.split()[1])
@@ -109,7 +109,7 @@ class RawAnswer:
 
 
 class CurlAnswer:
-    """The answer that curl sees, over HTTP/2 unless told otherwise."""
+    """The answer that curl sees, by default over HTTP/2."""
 
     def __init__(self, nginx, *arguments, stdin=b""):
         certificate = nginx.directory / "certificate.pem"
@@ -125,7 +125,7 @@ class CurlAnswer:
 
 
 def access_log(nginx, request_id):
-    """The access log's line of one request, once it is there."""
+    """The line of one request in the access log; waits for it."""
 
     def find():
         lines = (nginx.directory / "uploader.access.log").read_text().splitlines()
@@ -180,7 +180,7 @@ def test_a_bad_key_is_refused_before_the_body_is_sent(site):
     problem(RawAnswer(site, head + b"x-api-key: bad\r\n\r\n"), 401, "invalid_api_key")
 
 
-def test_what_no_upload_can_be_is_refused_by_nginx_itself(lonely):
+def test_a_body_over_1_gib_is_refused_by_nginx_itself(lonely):
     head = b"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000000\r\n\r\n"
     assert problem(RawAnswer(lonely, head), 413, "file_too_large")["limit"] == LIMIT
 
@@ -202,8 +202,8 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(site, api_key, version
 
 @pytest.mark.needs_program("curl")
 @pytest.mark.parametrize("key", ["good", "bad"])
-def test_over_http_2_a_refusal_comes_behind_the_body(site, api_key, tmp_path, key):
-    """curl reads early answers; httpx, got, java.net.http and reqwest do not, and wait in vain."""
+def test_over_http_2_a_refusal_comes_after_the_body(site, api_key, tmp_path, key):
+    """Of an early answer only curl would notice; httpx, got, java.net.http and reqwest wait."""
     (tmp_path / "photo.png").write_bytes(picture(LIMIT + 1))
     sent = ("--write-out", "%{size_upload}", "-F", f"image=@{tmp_path}/photo.png")
     given = api_key() if key == "good" else "bad"
@@ -236,7 +236,7 @@ def test_a_service_that_does_not_answer_is_a_503(make_nginx, silent_upstream):
 
 @pytest.fixture(scope="module")
 def impatient(make_nginx, make_service, valkey, seaweedfs, bucket):
-    """The site in front of a service that waits for a whole body for a second."""
+    """The site in front of a service whose BODY_TIMEOUT is one second."""
     settings = seaweedfs.settings(bucket)
     return make_nginx(make_service(valkey.url, settings, BODY_TIMEOUT="1").port)
 
@@ -249,7 +249,7 @@ def impatient(make_nginx, make_service, valkey, seaweedfs, bucket):
         b"Transfer-Encoding: chunked\r\n\r\n5\r\nthe b\r\n",
     ],
 )
-def test_a_body_that_stops_coming_is_a_408(impatient, api_key, body):
+def test_a_body_that_stops_arriving_is_a_408(impatient, api_key, body):
     head = f"POST /upload/image HTTP/1.1\r\nHost: x\r\nx-api-key: {api_key()}\r\n"
     form = "Content-Type: multipart/form-data; boundary=b\r\n"
     answer = RawAnswer(impatient, (head + form).encode() + body)
@@ -257,14 +257,14 @@ def test_a_body_that_stops_coming_is_a_408(impatient, api_key, body):
 
 
 @pytest.mark.needs_program("curl")
-def test_a_body_that_stops_coming_is_a_408_over_http_2(impatient, api_key):
+def test_a_body_that_stops_arriving_is_a_408_over_http_2(impatient, api_key):
     form = ("-H", "Content-Type: multipart/form-data; boundary=b", "-H", f"x-api-key: {api_key()}")
     slowly = ("--limit-rate", "1", *form, "--data-binary", "@-")
     answer = CurlAnswer(impatient, *slowly, f"{impatient.url}/upload/image", stdin=bytes(300_000))
     problem(answer, 408, "request_timeout")
 
 
-def test_too_many_requests_of_one_address_are_a_429_with_retry_after(make_nginx):
+def test_too_many_requests_from_one_address_are_a_429_with_retry_after(make_nginx):
     nginx = make_nginx(
         free_port(), ("rate=50r/s", "rate=1r/m"), ("burst=500 nodelay", "burst=1 nodelay")
     )
@@ -302,7 +302,7 @@ def test_slow_clients_hold_up_nobody_else(site, api_key):
         assert [site.upload(picture(), key).status for _ in range(20)] == [200] * 20
 
 
-def test_a_busy_office_does_not_meet_the_limits(site):
+def test_a_busy_office_stays_below_the_limits(site):
     answers = [site.get("/healthz").status for _ in range(400)]
     assert answers == [200] * 400
 

@@ -73,7 +73,7 @@ def test_a_named_origin_can_read_errors_and_their_headers(path):
         "null",
     ],
 )
-def test_any_other_origin_is_told_nothing(origin):
+def test_any_other_origin_gets_no_cors_headers(origin):
     for answer in (
         preflight(make_client(), origin),
         make_client().post("/upload/image", headers={"Origin": origin}),
@@ -81,7 +81,7 @@ def test_any_other_origin_is_told_nothing(origin):
         assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
 
 
-def test_without_named_origins_nobody_is_allowed():
+def test_without_named_origins_no_origin_is_allowed():
     answer = preflight(make_client(()), ORIGINS[0])
     assert "Access-Control-Allow-Origin" not in answer.headers
 

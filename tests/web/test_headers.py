@@ -25,7 +25,7 @@ def test_escapes_in_a_quoted_key_are_read():
 
 
 @pytest.mark.parametrize("header", ['"open', '"', "é", 'a"b"'])
-def test_a_key_that_is_no_quoted_string_is_taken_as_it_is(header):
+def test_a_key_that_is_not_a_quoted_string_is_used_unchanged(header):
     assert headers.idempotency_key(header) == header
 
 
@@ -57,7 +57,7 @@ def test_an_empty_or_long_key_is_refused(header):
         f'x="a, {BAD}", {GOOD}',
     ],
 )
-def test_what_matches_or_claims_nothing_passes(fields, header):
+def test_a_matching_or_empty_checksum_passes(fields, header):
     headers.check_digest(ACTUAL, fields=fields, header=header)
 
 
@@ -76,7 +76,7 @@ def test_what_matches_or_claims_nothing_passes(fields, header):
         ([], "SHA-256=::"),
     ],
 )
-def test_what_does_not_match_is_refused(fields, header):
+def test_a_checksum_that_does_not_match_is_refused(fields, header):
     with pytest.raises(ApiError) as refused:
         headers.check_digest(ACTUAL, fields=fields, header=header)
     assert (refused.value.status, refused.value.code) == (400, "digest_mismatch")
@@ -98,7 +98,7 @@ def test_the_first_return_preference_asks_for_the_representation(prefer):
     "prefer",
     ["", "return", "return=minimal", "return=minimal, return=representation", "x=representation"],
 )
-def test_without_one_the_answer_is_minimal(prefer):
+def test_without_that_preference_the_answer_is_minimal(prefer):
     assert not headers.wants_representation(prefer)
 
 
@@ -116,14 +116,14 @@ ZEROS = "0" * 64
         "g" * 64,
     ],
 )
-def test_a_checksum_that_is_none_is_not_called_damage(claim):
+def test_an_unreadable_checksum_is_not_reported_as_damage(claim):
     with pytest.raises(ApiError) as caught:
         headers.check_digest(ZEROS, fields=[claim], header=None)
     assert caught.value.code == "digest_mismatch"
     assert "64 hexadecimal digits" in caught.value.detail
 
 
-def test_a_content_digest_that_is_none_is_not_called_damage():
+def test_an_unreadable_content_digest_is_not_reported_as_damage():
     with pytest.raises(ApiError) as caught:
         headers.check_digest(ZEROS, fields=[], header="sha-256=:???:")
     assert "cannot be read" in caught.value.detail

@@ -1,4 +1,4 @@
-"""Every status and code of the OpenAPI description has an example, and the service answers so."""
+"""Every status and code of the OpenAPI description has an example like the service's answer."""
 
 import math
 import re
@@ -31,7 +31,7 @@ OVER = PNG + bytes(15 * 1024 * 1024 + 1 - len(PNG))
 
 
 class Site:
-    """The service, and everything that can happen to it."""
+    """The service, with a way to provoke each of its answers."""
 
     def __init__(self):
         self.redis, self.store = FakeRedis(), MemoryStore()
@@ -57,7 +57,7 @@ class Site:
 
 
 class Stalled:
-    """The body of a client from which nothing comes any more."""
+    """The body of a client that stops sending."""
 
     def read(self, _=-1):
         raise TimeoutError
@@ -180,7 +180,7 @@ EXAMPLES = {code: (response, example) for code, response, example in examples()}
 
 
 def without_what_varies(document):
-    """Numbers of a sentence and the id are different each time."""
+    """Without numbers and the request id, which differ each time."""
     detail = re.sub(r"\d+", "0", document["detail"])
     return document | {"detail": detail, "request_id": "", "actual": "actual" in document}
 
@@ -229,7 +229,7 @@ def test_every_header_of_a_good_answer_is_described(site, method, path, status):
 
 
 def assert_headers_are_described(answer, response):
-    """All that come are named; all that must come are there, with the value that is promised."""
+    """Each header is described, each required one is there, and constants have their value."""
     described = {name: resolve(header) for name, header in response["headers"].items()}
     assert set(answer.headers.keys()) - OF_HTTP_ITSELF <= described.keys()
     for name, header in described.items():
@@ -275,7 +275,7 @@ def test_every_error_of_an_operation_has_examples_of_its_status(path, method, op
                 assert shown
 
 
-def test_an_upload_can_be_answered_with_every_status_but_those_of_other_addresses():
+def test_an_upload_lists_every_status_but_those_of_other_addresses():
     described = description()["paths"]["/upload/image"]["post"]["responses"]
     assert set(described) == {"200"} | {str(status) for status, _ in CODES.values()} - {
         "404",

@@ -47,14 +47,14 @@ def test_every_language_has_the_same_texts():
     assert set(texts[0]) == set(texts[1])
 
 
-def test_the_texts_that_template_and_script_use_exist():
+def test_every_text_that_templates_and_scripts_use_exists():
     texts = json.loads((APP / "languages" / "en.json").read_text())
     sources = [*(APP / "templates").glob("*.html"), *(APP / "static").glob("*.js")]
     used = {name for path in sources for name in re.findall(r"texts\.(\w+)", path.read_text())}
     assert used == set(texts)
 
 
-def test_people_get_a_page_where_nothing_is_and_programs_a_problem(client):
+def test_an_unknown_address_is_a_page_for_people_and_a_problem_for_programs(client):
     browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     page = client.get("/nothing", headers=browser)
     assert (page.status_code, page.mimetype) == (404, "text/html")
@@ -64,7 +64,7 @@ def test_people_get_a_page_where_nothing_is_and_programs_a_problem(client):
     assert client.post("/nothing", headers=browser).json["code"] == "not_found"
 
 
-def test_an_address_with_a_slash_too_many_is_none_and_leads_nowhere(client):
+def test_an_address_with_two_slashes_is_a_404_and_not_redirected(client):
     answer = client.post("/upload//image?x-api-key=secret")
     assert (answer.status_code, answer.json["code"]) == (404, "not_found")
     assert "secret" not in f"{answer.headers}{answer.text}"
@@ -96,7 +96,7 @@ def test_the_description_is_served_with_this_address(client):
     assert answer.json["servers"] == [{"url": "http://pictures.example.org"}]
 
 
-def test_robots_stay_out_and_there_is_an_icon(client):
+def test_robots_are_excluded_and_there_is_an_icon(client):
     assert "Disallow: /" in client.get("/robots.txt").text
     with client.get("/favicon.ico") as icon:
         assert icon.mimetype == "image/svg+xml"

@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a view or before it, the client gets a problem document."""
+"""Every error, in a view or before it, becomes a problem document."""
 
 import logging
 import uuid
@@ -46,7 +46,7 @@ def client():
     return app.test_client()
 
 
-def test_a_refusal_is_answered_as_it_says(client):
+def test_a_refusal_is_a_problem_document(client):
     answer = client.get("/refused", headers={"X-Request-Id": "r-1"})
     assert answer.status_code == 429
     assert answer.content_type == "application/problem+json"
@@ -62,7 +62,7 @@ def test_a_refusal_is_answered_as_it_says(client):
     }
 
 
-def test_a_body_is_ascii_whatever_its_sentence_holds(client):
+def test_a_problem_document_is_always_ascii(client):
     answer = client.get("/foreign")
     assert answer.data.isascii()
     assert answer.json["detail"] == "Grüße"
@@ -89,7 +89,7 @@ def test_the_cause_of_a_refusal_goes_to_the_log_alone(client, caplog):
     assert "of the log" not in answer.text
 
 
-def test_a_mistake_of_ours_is_500_without_details_and_logged_with_them(client, caplog):
+def test_an_unexpected_error_is_a_500_whose_details_are_only_logged(client, caplog):
     answer = client.get("/mistake")
     assert (answer.status_code, answer.json["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
@@ -110,11 +110,11 @@ def test_what_flask_refuses_by_itself_is_a_bad_request(client):
     assert (answer.status_code, answer.json["code"]) == (400, "bad_request")
 
 
-def test_a_redirect_is_no_error(client):
+def test_a_redirect_is_not_an_error(client):
     assert client.get("/moved").status_code == 302
 
 
-def test_every_answer_has_the_common_headers_and_an_answers_own_come_first(client):
+def test_every_answer_has_the_common_headers_unless_it_sets_its_own(client):
     for path in ("/fine", "/refused", "/mistake", "/nothing", "/moved"):
         answer = client.get(path)
         assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -5,7 +5,7 @@ from app.web.proxies import behind
 
 
 def seen(proxies, **headers):
-    """The scheme and the address that an application behind so many proxies sees."""
+    """The scheme and the address that an application behind ``proxies`` proxies sees."""
     environ = {}
 
     def application(given, start_response):
@@ -20,11 +20,11 @@ def seen(proxies, **headers):
 
 
 @pytest.mark.parametrize("address", ["203.0.113.7", "2001:db8::7", "203.0.113.7:4711", "[::1]:80"])
-def test_what_a_proxy_says_of_the_client_is_believed(address):
+def test_the_address_and_scheme_of_one_proxy_are_used(address):
     assert seen(1, X_Forwarded_Proto="https", X_Forwarded_For=address) == ("https", address)
 
 
-def test_of_two_proxies_the_outer_ones_word_counts():
+def test_of_two_proxies_the_outer_one_counts():
     assert seen(
         2,
         X_Forwarded_Proto="javascript, https, http",
@@ -35,14 +35,14 @@ def test_of_two_proxies_the_outer_ones_word_counts():
 @pytest.mark.parametrize(
     "scheme", ["javascript", "ftp", "https://evil.example/?", "HTTP S", "x" * 9]
 )
-def test_a_scheme_that_is_none_of_the_web_is_not_believed(scheme):
+def test_a_scheme_other_than_http_and_https_is_ignored(scheme):
     assert seen(1, X_Forwarded_Proto=scheme)[0] == "http"
 
 
 @pytest.mark.parametrize("address", ["unknown", "_hidden", "upl_" + "k" * 44, "<b>", "1" * 61])
-def test_an_address_that_cannot_be_one_is_not_believed(address):
+def test_text_that_is_not_an_address_is_ignored(address):
     assert seen(1, X_Forwarded_For=address)[1] == "192.0.2.1"
 
 
-def test_without_such_headers_the_connection_says_it():
+def test_without_these_headers_the_connection_counts():
     assert seen(1) == ("http", "192.0.2.1")
