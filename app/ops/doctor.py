@@ -50,7 +50,7 @@ def _settings(service: Service) -> Iterator[Finding]:
 def _transport(check: str, url: str, safe: tuple[str, ...], scheme: str) -> Finding:
     """Whether others on the network can read what goes to this address."""
     parts = urlsplit(url)
-    hosts = parts.netloc.rpartition("@")[2].split(",")
+    hosts = parts.netloc.rpartition("@")[2].split(",")  # Sentinel and Cluster have several
     local = all(
         urlsplit(f"//{host}").hostname in ("localhost", "127.0.0.1", "::1") for host in hosts
     )

@@ -151,5 +151,6 @@ def _versioning(store: ImageStore) -> str | None:
         answer = store.client.ask("GET", query="versioning=")
     except StoreError:
         return None
+    # S3 sends no Status for a bucket that never had versions.
     found = re.search(rb"<Status>(Enabled|Suspended)</Status>", answer.body)
     return found[1].decode() if found else "Off"

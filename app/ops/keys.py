@@ -54,6 +54,7 @@ def _rate(_: Any, __: Any, value: str | None) -> str | None:
     try:
         return str(Rate.parse(value)) if value else value
     except ValueError:
+        # From None, here and below: the ValueError of the parser adds nothing.
         raise click.BadParameter("must be like 120/minute") from None
 
 
@@ -107,10 +108,11 @@ def create(
     # Redis has no empty hash: a key without any field gets an empty name.
     record = {field: value for field, value in given.items() if value} or {"name": ""}
     digest = digest_of(key)
-    if from_stdin:
+    if from_stdin:  # a random key needs no check
         _refuse_shared_id(digest)
     if not _add(digest, record):
         raise click.ClickException(f"This key is there already: {id_of(digest)}.")
+    # A key that the caller gave is not repeated: the output may end in a log.
     _print_new(key, digest, as_json=as_json, shown=not from_stdin)
     if not roles_in(" ".join(roles)):
         click.secho("It has no role: every upload with it is refused.", fg="yellow", err=True)
@@ -218,6 +220,7 @@ def rotate(key_id: str, overlap: timedelta, as_json: bool) -> None:
         raise click.ClickException(
             f"{id_of(digest)} is {state}: its successor would be allowed more than this key."
         )
+    # Notes (x-...) too. Empty fields count as absent.
     inherited = {
         field: value
         for field, value in record.items()
@@ -247,7 +250,7 @@ def delete(key_id: str, yes: bool) -> None:
         click.confirm(f"Delete {id_of(digest)} ({name})?", abort=True)
     # One by one: in a Cluster the two may be on different nodes, and one DEL cannot name both.
     for record in (PREFIX + digest, usage.last_used_name(id_of(digest))):
-        redis.delete(record)
+        redis.delete(record)  # rates and usage expire by themselves
     click.echo(f"{id_of(digest)}: deleted")
 
 

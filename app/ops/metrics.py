@@ -125,6 +125,7 @@ def init_app(app: Flask, config: Config) -> None:
     _begin_at_zero(metrics, app)
 
     def begin() -> None:
+        # A preflight (OPTIONS) goes to the same endpoint, and is no upload.
         if request.endpoint == _UPLOAD and request.method == "POST":
             g.in_progress = True
             metrics.in_progress.inc()
@@ -172,7 +173,7 @@ def _count_upload(metrics: Metrics, status: str, code: str) -> None:
     for stage, seconds in g.stages.items():
         metrics.stages.labels(stage).observe(seconds)
     metrics.stages.labels("total").observe(time.perf_counter() - g.started)
-    if "image_size" in g:
+    if "image_size" in g:  # not when the request was refused before its file
         metrics.sizes.observe(g.image_size)
     if status == "200":
         metrics.bytes.inc(g.image_size)

@@ -28,7 +28,7 @@ def sweep_uploads() -> None:
 
 
 @uploads.command()
-@click.option("--delete", is_flag=True, help="Delete them, if no client was answered 200.")
+@click.option("--delete", is_flag=True, help="Delete them: only when no client was answered 200.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @command
 def doubtful(delete: bool, yes: bool) -> None:

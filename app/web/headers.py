@@ -45,6 +45,7 @@ def wants_representation(prefer: str) -> bool:
     If there are several ``return`` preferences the first one counts (RFC 7240 section 2).
     """
     for preference in parse_list_header(prefer):
+        # A preference may have parameters behind a semicolon: ignore them.
         name, _, value = preference.partition(";")[0].partition("=")
         if name.strip().lower() == "return":
             return value.strip().strip('"').lower() == "representation"
@@ -58,6 +59,7 @@ def check_digest(actual: str, *, fields: Iterable[str], header: str | None) -> N
     ``digest_mismatch``, also for a checksum that cannot be read: the client wants a check.
     """
     claims = [*filter(None, (field.strip().lower() for field in fields)), *_sha256_of(header or "")]
+    # First, because a checksum that cannot be read does not mean a damaged file.
     if not all(map(_SHA256.fullmatch, claims)):
         raise ApiError(
             "digest_mismatch",

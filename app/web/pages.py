@@ -24,7 +24,7 @@ blueprint = Blueprint("pages", __name__)
 
 _HERE = Path(__file__).parent
 _LANGUAGES = ("en", "de")
-_PROBLEMS = ("application/problem+json", "application/json")
+_PROBLEMS = ("application/problem+json", "application/json")  # programs ask for either
 _SAMPLES = (("shell", "Shell"), ("javascript", "JavaScript"), ("java", "Java"), ("swift", "Swift"))
 # No inline scripts or styles, and nothing from other sites. blob: is for previews.
 _POLICY = (
@@ -42,6 +42,7 @@ def upload_page() -> Response:
 @blueprint.get("/docs")
 def docs() -> Response:
     """The API reference, made from the OpenAPI description."""
+    # The address that this client uses: behind proxies the service knows no other.
     return _answer(_reference(request.host_url.rstrip("/")))
 
 
@@ -88,7 +89,7 @@ def not_found(error: NotFound) -> Response | HTTPException:
     best = request.accept_mimetypes.best_match([*_PROBLEMS, "text/html"])
     if best != "text/html" or request.method not in ("GET", "HEAD"):
         return http_error(error)
-    g.error_code = "not_found"
+    g.error_code = "not_found"  # for the log and the metrics, as problems.refused does
     return _page("not_found.html", texts=_texts(), status=404)
 
 
@@ -104,6 +105,7 @@ def resolve(node: dict[str, Any]) -> dict[str, Any]:
     found: Any = description()
     if "$ref" not in node:
         return node
+    # All our references are local JSON pointers: #/components/...
     for name in node["$ref"].removeprefix("#/").split("/"):
         found = found[name]
     return dict(found)
@@ -152,5 +154,6 @@ def _answer(page: str, status: int = 200) -> Response:
     answer = make_response(page, status)
     answer.headers["Content-Security-Policy"] = _POLICY
     answer.headers["Referrer-Policy"] = "no-referrer"
+    # Or a cache could give the page in the language of another reader.
     answer.vary.add("Accept-Language")
     return answer

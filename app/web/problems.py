@@ -41,7 +41,7 @@ def refused(error: ApiError) -> Response:
 
 
 def http_error(error: HTTPException) -> Response | HTTPException:
-    """The answer to what Flask itself refuses: 404, 405, and a few of 400."""
+    """The answer to an error that Flask itself raises: 404, 405, or any other as a 400."""
     if error.code is None or error.code < 400:
         return error  # Flask raises redirects as exceptions too
     match error.code:
@@ -51,7 +51,7 @@ def http_error(error: HTTPException) -> Response | HTTPException:
             allow = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
             detail = f"This address takes {allow}." if allow else "Not with this method."
             return refused(ApiError("method_not_allowed", detail, headers={"Allow": allow}))
-        case _:
+        case _:  # such as 416, for a Range of a static file
             return refused(ApiError("bad_request", "The request is not valid. See /docs."))
 
 

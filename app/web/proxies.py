@@ -29,7 +29,7 @@ class _Plausible:
         self._app = app
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        before = environ["werkzeug.proxy_fix.orig"]
+        before = environ["werkzeug.proxy_fix.orig"]  # the values of the connection itself
         for name, form in _FORMS.items():
             if not form.fullmatch(environ.get(name) or ""):
                 environ[name] = before[name]
