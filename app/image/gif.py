@@ -47,6 +47,9 @@ _MAX_BLOCKS = 100_000
 _MAX_SUB_BLOCKS = 1_000_000
 """In one block. Encoders fill each with 255 bytes: that makes 60,000 in the largest file."""
 
+_LOOPS = (b"\xff\x0bNETSCAPE2.0", b"\xff\x0bANIMEXTS1.0")
+"""The starts, after the first byte, of the application extensions of animations."""
+
 _DESCRIPTOR = struct.Struct("<HHHHB")  # left, top, width, height, flags
 _INTERLACED = 0x40
 _HAS_PALETTE, _PALETTE_SIZE = 0x80, 0x07
@@ -91,7 +94,11 @@ def _end_of_extension(view: memoryview, pos: int) -> int:
     """
     if view[pos + 1] == CONTROL and (view[pos + 2] != 4 or view[pos + 7]):
         raise damaged("GIF", f"the graphic control at byte {pos} is not valid")
-    return end_of_blocks(view, pos + 2)
+    end = end_of_blocks(view, pos + 2)
+    # Chromium reads a sub-block here even where there is none, and shows no frame after it.
+    if bytes(view[pos + 1 : end - 1]) in _LOOPS and view[end] != TRAILER:
+        raise damaged("GIF", f"the loop count at byte {pos} is missing")
+    return end
 
 
 def _frame_at(view: memoryview, pos: int) -> Frame:

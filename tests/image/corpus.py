@@ -451,6 +451,14 @@ def gifs() -> Iterator[Sample]:
     yield _sample("transparent", encode(clear, "GIF", transparency=0), "GIF", size)
     yield _sample("comment", encode(clear, "GIF", comment=b"; and , and !" * 90), "GIF", size)
     yield _sample("stray-zero", plain[:-1] + b"\0\0;", "GIF", size)
+    for name, block in (
+        ("other-application-empty", b"\x21\xff\x0bABCDEFGH1.0\0"),
+        ("loop-of-1-byte", b"\x21\xff\x0bNETSCAPE2.0\1\1\0"),
+    ):
+        at = _first_frame(plain)
+        yield _sample(name, plain[:at] + block + plain[at:], "GIF", size)
+    empty_loop = plain[:-1] + b"\x21\xff\x0bNETSCAPE2.0\0;"
+    yield _sample("empty-loop-last", empty_loop, "GIF", size)
     yield _sample("no-canvas", plain[:6] + bytes(4) + plain[10:], "GIF", size)
     yield _sample("tail", plain, "GIF", size, tail=b"\0" * 77)
     yield from gifs_on_odd_canvases()
@@ -484,11 +492,15 @@ def gifs_not_shown() -> dict[str, bytes]:
         duration=9,
     )
     control = two.rindex(b"\x21\xf9\x04")
+    loop, animexts = (b"\x21\xff\x0b%s\0" % name for name in (b"NETSCAPE2.0", b"ANIMEXTS1.0"))
     return {
         "gif-zero-before-the-picture": plain[:image] + b"\0" + plain[image:],
         "gif-zero-between-frames": two[:control] + b"\0" + two[control:],
         "gif-control-of-3-bytes": two[: control + 2] + b"\3" + two[control + 4 :],
         "gif-control-without-end": two[: control + 7] + b"\1" + two[control + 7 :],
+        "gif-empty-loop": plain[:image] + loop + plain[image:],
+        "gif-empty-loop-between-frames": two[:control] + loop + two[control:],
+        "gif-empty-loop-animexts": plain[:image] + animexts + plain[image:],
         "gif-code-size-11": plain[:code_size] + b"\x0b" + plain[code_size + 1 :],
         "gif-code-size-1": _gif_of_bits(1, 0b11_01_10_00_10),
     }
