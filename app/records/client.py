@@ -3,7 +3,9 @@
 Also the one place that turns failures of Redis into "try again later".
 """
 
+import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from socket import socket
@@ -165,13 +167,23 @@ class _LazyCluster:
         self._options = options | _credentials(url)
         self._lock = threading.Lock()
         self._cluster: RedisCluster | None = None
+        self._failed_at = -math.inf
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connected(), name)
 
     def _connected(self) -> RedisCluster:
+        asked_at = time.monotonic()
         with self._lock:
             if self._cluster is None:
+                # Nodes that do not answer cost seconds: calls that waited for one try share its
+                # failure, and do not try one after the other.
+                if self._failed_at > asked_at:
+                    raise RedisClusterException("no node could be reached just now")
                 nodes = [ClusterNode(*node) for node in self._nodes]
-                self._cluster = RedisCluster(startup_nodes=nodes, **self._options)
+                try:
+                    self._cluster = RedisCluster(startup_nodes=nodes, **self._options)
+                except Exception:
+                    self._failed_at = time.monotonic()
+                    raise
             return self._cluster

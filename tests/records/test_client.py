@@ -1,6 +1,8 @@
 """The client of Redis: made without connecting, bounded in time, its failures all one answer."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -8,6 +10,7 @@ from redis import exceptions
 
 from app.config import Config
 from app.errors import ApiError
+from app.records import client
 from app.records.client import (
     CALLS_AT_ONCE,
     connect,
@@ -44,8 +47,8 @@ def test_certificates_are_checked_unless_a_setting_says_not_to():
 
 
 def test_sentinel_is_asked_for_the_named_service_with_the_credentials_of_the_address():
-    client = connect(Config(redis_url="redis+sentinel://user:secret@one:26379,two/mymaster/2"))
-    pool = client.connection_pool
+    found = connect(Config(redis_url="redis+sentinel://user:secret@one:26379,two/mymaster/2"))
+    pool = found.connection_pool
     assert pool.service_name == "mymaster"
     asked = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
     assert [(each["host"], each["port"]) for each in asked] == [("one", 26379), ("two", 26379)]
@@ -55,10 +58,31 @@ def test_sentinel_is_asked_for_the_named_service_with_the_credentials_of_the_add
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis+cluster://127.0.0.1:1"])
 def test_a_client_is_made_while_redis_is_down_and_fails_only_when_it_is_used(url):
-    client = connect(Config(redis_url=url))
+    made = connect(Config(redis_url=url))
     with pytest.raises(ApiError) as refused, redis_errors():
-        client.get("x")
+        made.get("x")
     assert refused.value.code == "redis_unavailable"
+
+
+def test_calls_to_a_cluster_that_is_down_do_not_wait_for_each_other(monkeypatch):
+    tries = []
+
+    def unreachable(**_):
+        tries.append(1)
+        time.sleep(0.1)
+        raise exceptions.RedisClusterException("no nodes")
+
+    def call(_):
+        with pytest.raises(ApiError), redis_errors():
+            cluster.get("x")
+
+    monkeypatch.setattr(client, "RedisCluster", unreachable)
+    cluster = connect(Config(redis_url="redis+cluster://127.0.0.1:1"))
+    with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
+        list(pool.map(call, range(CALLS_AT_ONCE)))
+    assert len(tries) <= 3, "one try, and few for calls that began later"
+    call(None)
+    assert len(tries) <= 4, "the next call tries again"
 
 
 @pytest.mark.parametrize(
