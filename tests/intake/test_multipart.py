@@ -213,6 +213,13 @@ def test_bytes_that_only_look_like_a_boundary_are_part_of_the_file(environ_of, p
     assert image(environ_of(form(part(file))), pool) == file
 
 
+@pytest.mark.parametrize("after", ["x", "--x", " x"])
+def test_a_file_full_of_text_like_the_boundary_is_refused_before_it_costs_time(pool, after):
+    lookalike = f"\r\n--{BOUNDARY}{after}".encode()
+    assert image(plain_environ(form(part(lookalike * 999))), pool) == lookalike * 999
+    assert code(plain_environ(form(part(lookalike * 1000))), pool) == "malformed_multipart"
+
+
 @pytest.mark.parametrize(
     "body",
     [
