@@ -3,9 +3,9 @@
     python -m tests.image.mutate_metadata                     20,000 files from seed 1
     python -m tests.image.mutate_metadata --files 500 --judge
 
-Each file is one of ``tests.image.tagged`` with a few changed bytes. ``--judge`` asks exiftool too
-whether it still finds a position. Ends with status 1 where ``tests.image.mutate`` does, and if a
-picture without its metadata was refused, or changed when the policy was applied a second time.
+Each file is one of ``tests.image.tagged``, damaged as in ``tests.image.mutants``. ``--judge`` asks
+exiftool too whether it still finds a position. Ends with status 1 where ``tests.image.mutate``
+does, and if a picture without its metadata was refused, or changed by a second run.
 """
 
 import math
@@ -22,7 +22,7 @@ from app.image.gate import ImageInfo, decode, walk
 from app.image.metadata import strip
 from tests.image import judge, tagged
 from tests.image.measure import MAX_PIXELS
-from tests.image.mutants import BYTES, repaired
+from tests.image.mutants import mutant
 from tests.image.mutate import arguments, run
 
 _BATCH = 1000
@@ -43,12 +43,7 @@ def tagged_mutants(seed: int, files: int) -> Iterator[tuple[str, bytes]]:
     ]
     for number in range(files):
         name, original = rng.choice(rng.choice(by_kind))
-        data = bytearray(original)
-        for _ in range(rng.choice((1, 1, 2, 5))):
-            if data:
-                rng.choice(BYTES)(data, rng)
-        png = data.startswith(b"\x89PNG")
-        yield f"{number}-{name}", repaired(data) if png else bytes(data)
+        yield f"{number}-{name}", mutant(original, rng)
 
 
 def checked(data: bytes) -> ImageInfo:
