@@ -268,7 +268,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A name that cannot be acknowledged any more; ``age`` is in seconds since that is so.
+    """A name that the sweep has taken over, ``age`` seconds ago; it cannot be acknowledged now.
 
     With a ``gap`` it may have been acknowledged before, and Redis may have forgotten that.
     """
