@@ -467,6 +467,26 @@ def test_of_several_blocks_of_exif_the_first_turns_the_picture(policy):
         assert 0x112 not in image.getexif()
 
 
+UNREADABLE_THEN_TURNED = {
+    "JPEG": tagged.jpeg(app1(b"?"), app1(exif())),
+    "PNG": png(5, 3, before=chunk(b"eXIf", b"?") + chunk(b"eXIf", exif())),
+    "WebP": riff(
+        (b"VP8X", corpus.vp8x(16, 16, flags=8)),
+        (b"VP8 ", encode(photo(16, 16), "WEBP")[20:]),
+        *((b"EXIF", b"?"), (b"EXIF", exif())),
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", BOTH)
+@pytest.mark.parametrize("kind", UNREADABLE_THEN_TURNED)
+def test_where_the_first_block_of_exif_is_removed_no_later_one_turns_the_picture(kind, policy):
+    """Browsers read the first one only."""
+    after = stripped(UNREADABLE_THEN_TURNED[kind], policy)
+    with Image.open(io.BytesIO(after)) as image:
+        assert 0x112 not in image.getexif()
+
+
 @pytest.mark.parametrize("policy", BOTH)
 @pytest.mark.parametrize("count", [12 + 0x7F00, 1200])
 def test_a_directory_that_is_longer_than_its_block_still_turns_the_picture(policy, count):

@@ -47,12 +47,17 @@ def edits(view: memoryview, info: ImageInfo, minimal: bool, effort: Effort) -> I
     blocks = Blocks(info, effort, minimal=minimal)
     stays = _TO_SHOW if minimal else _STANDARD
     end = len(view)
+    exif_seen = False
     for kind, start, stop in chunks_of(view):
         end = stop + 4  # after the checksum
-        if kind not in stays:
-            new = _left(kind, view, start, stop, blocks)
-            if new is not None:
-                yield start - 8, end, new
+        if kind in stays:
+            continue
+        # Viewers read the first eXIf. If that one goes, a later one must not turn the picture.
+        repeated = kind == b"eXIf" and exif_seen
+        exif_seen |= kind == b"eXIf"
+        new = b"" if repeated else _left(kind, view, start, stop, blocks)
+        if new is not None:
+            yield start - 8, end, new
     if end < len(view):
         yield end, len(view), b""
 

@@ -38,6 +38,7 @@ def _found(view: memoryview, end: int, blocks: Blocks) -> tuple[list[Edit], int,
     """The edits to chunks, the flags of VP8X for the metadata that stays, and how many frames."""
     found: list[Edit] = []
     flags = frames = 0
+    seen: set[bytes] = set()
     after = FIRST_CHUNK
     for kind, start, stop in chunks_of(view, FIRST_CHUNK, end):
         blocks.effort.check_time()
@@ -47,7 +48,9 @@ def _found(view: memoryview, end: int, blocks: Blocks) -> tuple[list[Edit], int,
             frames += any(each[0] in _PICTURE for each in inner)
             found += _frame(inner, start, stop, end)
         elif kind not in _TO_SHOW:
-            new, flag = _left(kind, view, start, stop, blocks)
+            # Viewers read the first EXIF. If that one goes, a later one must not turn the picture.
+            new, flag = (b"", 0) if kind in seen else _left(kind, view, start, stop, blocks)
+            seen.add(kind)
             flags |= flag
             if not new or new != view[start:stop]:
                 _add(found, (start - 8, after, _chunk(kind, new)))
