@@ -49,6 +49,32 @@ _SHOW = """async (files) => {
 }"""
 
 
+_PIXELS = """async ([text, type]) => {
+  const url = `data:${type};base64,${text}`;
+  const image = new Image();
+  image.src = url;
+  await image.decode();
+  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
+  const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
+  const decoder = new ImageDecoder({ data: bytes, type });
+  await decoder.tracks.ready;
+  await decoder.completed;
+  const frames = [];
+  for (let at = 0; at < decoder.tracks.selectedTrack.frameCount; at += 1) {
+    const { image: frame } = await decoder.decode({ frameIndex: at });
+    const pixels = new Uint8Array(frame.allocationSize());
+    await frame.copyTo(pixels);
+    frames.push([frame.duration, ...new Uint8Array(await crypto.subtle.digest("SHA-256", pixels))]);
+    frame.close();
+  }
+  return JSON.stringify([canvas.width, canvas.height, [...digest], frames]);
+}"""
+
+
 @contextmanager
 def judge() -> Iterator[Page]:
     """A page that can look at pictures; ImageDecoder asks for a secure origin."""
@@ -66,8 +92,7 @@ def shown(page: Page, files: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     batch: list[dict[str, str]] = []
     size = 0
     for data in files:
-        kind = _TYPES.get(bytes(data[:2]), "image/png")
-        batch.append({"text": base64.b64encode(data).decode(), "type": kind})
+        batch.append({"text": base64.b64encode(data).decode(), "type": _type(data)})
         size += len(data)
         if size > _BATCH:
             yield from page.evaluate(_SHOW, batch)
@@ -93,3 +118,13 @@ def all_shown(size: list[int], seen: dict) -> bool:
     return (
         not seen["error"] and [seen["width"], seen["height"]] in sides and seen["frames"] == size[2]
     )
+
+
+def pixels_shown(page: Page, data: bytes) -> str:
+    """What Chromium shows of a picture, as JSON: size and pixels, turned, and every frame."""
+    text = base64.b64encode(data).decode()
+    return page.evaluate(_PIXELS, [text, _type(data)])
+
+
+def _type(data: bytes) -> str:
+    return _TYPES.get(bytes(data[:2]), "image/png")

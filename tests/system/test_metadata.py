@@ -1,6 +1,5 @@
 """Metadata by policy through real servers: what is stored, told, and shown by Chromium."""
 
-import base64
 import hashlib
 import json
 
@@ -8,10 +7,9 @@ import pytest
 
 from tests.image import judge as exiftool
 from tests.image.tagged import app1, exif, jpeg, located
-from tests.system.judge import judge
+from tests.system.judge import judge, pixels_shown
 
 LOCATED = located()
-TYPES = {"jpg": "image/jpeg", "png": "image/png", "gif": "image/gif", "webp": "image/webp"}
 EVERYTHING = LOCATED["jpeg-everything"]
 DENSE = jpeg(
     app1(exif(location=False, more_exif=[(0xA002, 3, (16,)), (0xA003, 3, (12,))]).replace(
@@ -19,41 +17,11 @@ DENSE = jpeg(
 )  # fmt: skip
 """64 x 48 pixels at 288 to an inch: browsers show it in 16 x 12."""
 
-_PIXELS = """async ([text, type]) => {
-  const url = `data:${type};base64,${text}`;
-  const image = new Image();
-  image.src = url;
-  await image.decode();
-  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-  const context = canvas.getContext("2d");
-  context.drawImage(image, 0, 0);
-  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
-  const bytes = Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
-  const decoder = new ImageDecoder({ data: bytes, type });
-  await decoder.tracks.ready;
-  await decoder.completed;
-  const frames = [];
-  for (let at = 0; at < decoder.tracks.selectedTrack.frameCount; at += 1) {
-    const { image: frame } = await decoder.decode({ frameIndex: at });
-    const pixels = new Uint8Array(frame.allocationSize());
-    await frame.copyTo(pixels);
-    frames.push([frame.duration, ...new Uint8Array(await crypto.subtle.digest("SHA-256", pixels))]);
-    frame.close();
-  }
-  return JSON.stringify([canvas.width, canvas.height, [...digest], frames]);
-}"""
-"""What a browser shows of a picture: its size and pixels as they are turned, and every frame."""
-
 
 @pytest.fixture(scope="module")
 def page():
     with judge() as opened:
         yield opened
-
-
-def seen(page, data, extension):
-    return page.evaluate(_PIXELS, [base64.b64encode(data).decode(), TYPES[extension]])
 
 
 def upload(service, key, file, **headers):
@@ -75,13 +43,13 @@ def test_what_is_stored_tells_no_position_and_is_shown_as_it_was_sent(
         (tmp_path / f"{name}.{extension}").write_bytes(data)
         assert told["metadata"] == policy
         assert (told["size"], told["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-        assert seen(page, data, extension) == seen(page, sent, extension), name
+        assert pixels_shown(page, data) == pixels_shown(page, sent), name
     assert exiftool.positions(tmp_path) == {}
 
 
 @pytest.mark.needs_program("chromium")
 def test_a_picture_is_shown_in_the_size_that_its_resolution_says(page):
-    assert json.loads(seen(page, DENSE, "jpg"))[:2] == [12, 16]  # it is turned
+    assert json.loads(pixels_shown(page, DENSE))[:2] == [12, 16]  # it is turned
 
 
 def test_a_key_without_a_policy_has_the_services(make_service, valkey, seaweedfs, bucket, api_key):
