@@ -229,6 +229,19 @@ def test_what_a_key_may_do_is_shown_as_soon_as_it_is_there(open_page, api_key):
     expect(limits).to_contain_text("119 now")
 
 
+def test_answers_that_overtake_each_other_never_raise_what_is_left(open_page, api_key):
+    page, held = ready(open_page, api_key), []
+    page.route("**/upload/image", lambda route, _: held.append(route))
+    page.set_input_files("#files", [PNG] * 3)
+    wait_until(lambda: page.wait_for_timeout(50) or len(held) == 3)
+    for route, left in zip(held, (57, 59, 58), strict=True):
+        body = json.dumps({"data": {"key": "uploads/a.png"}})
+        rate = f'"requests";r={left};t=60'
+        route.fulfill(status=200, headers={"RateLimit": rate}, body=body)
+    expect(page.locator("#sum")).to_have_text("3 of 3 stored")
+    expect(page.locator("#limit-left")).to_have_text("57 now")
+
+
 def test_the_policy_of_a_key_is_told_in_the_readers_words(open_page, api_key):
     page = open_page()
     page.locator("#key").fill(api_key(metadata="no-location"))

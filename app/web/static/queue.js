@@ -10,7 +10,10 @@ export class Queue {
   #changed;
   #timer = null;
   #running = 0;
-  #left = Infinity;  // requests that the rate still allows, by the latest answer
+  #left = Infinity;  // requests that the rate still allows, those under way counted
+  #known = Infinity;  // what is left of the rate by the latest answer
+  #answers = 0;
+  #knownAt = 0;  // the number of the answer that #known is from
   #until = 0;  // send nothing before this time (of Date.now())
   #reason = "";
   #troubles = 0;  // failures in a row
@@ -36,6 +39,7 @@ export class Queue {
       if (!upload) break;
       this.#running += 1;
       this.#left -= 1;
+      upload.sentAfter = this.#answers;
       upload.send(this.#key.value);
     }
     this.#changed();
@@ -43,7 +47,8 @@ export class Queue {
 
   /** Start with a new key, whose limits may be unknown; forget the rate of the key before. */
   begin(limits) {
-    this.#left = limits?.remaining ?? Infinity;
+    this.#left = this.#known = limits?.remaining ?? Infinity;
+    this.#knownAt = this.#answers += 1;
     if (this.#left > 0) return this.#go();
     this.#until = 0;
     this.#wait(limits.reset, texts.rate_used_up);
@@ -51,13 +56,10 @@ export class Queue {
   }
 
   /** An upload has ended, with any result. `rate` is what is left of the key's rate, if known. */
-  ended({ rate, retryAfter, trouble, reason }) {
+  ended({ sentAfter }, { rate, retryAfter, trouble, reason }) {
     this.#running -= 1;
-    if (rate) {
-      // The server may not have counted the requests under way yet: assume that it has not.
-      this.#left = rate.remaining - this.#running;
-      this.#key.left(rate.remaining);
-    }
+    this.#answers += 1;
+    if (rate) this.#learn(rate.remaining, sentAfter);
     if (!trouble) this.#troubles = 0;
     else if (!this.#seconds) this.#troubles += 1;  // three that fail together count once
     if (retryAfter) this.#wait(retryAfter, reason);
@@ -71,6 +73,17 @@ export class Queue {
     if (!this.#troubles) return this.next();
     this.#troubles = 0;
     this.#go();
+  }
+
+  /** Answers overtake each other: of requests that ran side by side the smallest number counts. */
+  #learn(remaining, sentAfter) {
+    const countedLater = sentAfter >= this.#knownAt;
+    if (!countedLater && remaining >= this.#known) return;
+    this.#known = remaining;
+    this.#knownAt = this.#answers;
+    // The server may not have counted the requests under way yet: assume that it has not.
+    this.#left = remaining - this.#running;
+    this.#key.left(remaining);
   }
 
   get #seconds() { return Math.max(0, Math.ceil((this.#until - Date.now()) / 1000)); }

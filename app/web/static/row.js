@@ -27,6 +27,7 @@ export class Upload {
     this.mayRetry = false;
     this.done = 0;  // share of the file that has been sent, 0 to 1
     this.data = null;
+    this.sentAfter = 0;  // how many answers the queue had when it sent this
     this.#batch = batch;
     this.item = element("upload").content.firstElementChild.cloneNode(true);
     this.part = (name) => this.item.querySelector(`.${name}`);
@@ -85,7 +86,7 @@ export class Upload {
 
   #ended(request) {
     this.#request = null;
-    this.#batch.queue.ended(this.state === "cancelled" ? {} : this.#answered(request));
+    this.#batch.queue.ended(this, this.state === "cancelled" ? {} : this.#answered(request));
   }
 
   /** Apply the answer to this picture; return what it means for the other pictures. */
