@@ -85,7 +85,7 @@ def too_many_at_once(cause: str, *, retry_after: int = 5) -> ApiError:
     """The 429 for a key that has its whole share already; ``cause`` goes to the log."""
     return ApiError(
         "too_many_at_once",
-        "This API key has more uploads at work than its share of the service. Nothing was stored."
+        "This API key has more uploads under way than its share of the service. Nothing was stored."
         f" Try again in {retry_after} seconds, with fewer at once.",
         headers={"Retry-After": str(retry_after)},
         cause=cause,
@@ -134,12 +134,16 @@ def too_slow(cause: str | None = None) -> ApiError:
     """The 408 ``request_timeout``."""
     return ApiError(
         "request_timeout",
-        "The upload came too slowly and was given up. Try again with a better connection.",
+        "The upload arrived too slowly and was stopped. Try again with a better connection.",
         cause=cause,
     )
 
 
 def failed(cause: str | None = None) -> ApiError:
     """The 500 ``internal_error``. The client is told nothing about ``cause``."""
-    detail = "Something went wrong on our side. Try again, and tell us the request_id if it stays."
-    return ApiError("internal_error", detail, cause=cause)
+    return ApiError(
+        "internal_error",
+        "Something went wrong on our side. Try again, and tell us the request_id if it happens"
+        " again.",
+        cause=cause,
+    )

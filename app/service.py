@@ -56,8 +56,8 @@ class Service:
         run = self._run_for(api_key.id, deadline)
         info = self.inspector.inspect(image, key=api_key.id, deadline=deadline, run=run)
         policy = api_key.metadata or self.config.metadata
-        at_hand = policy == KEEP or len(image) <= INLINE_BYTES
-        return info, (at_once if at_hand else run)(strip, image, info, policy, sha256, deadline)
+        in_place = policy == KEEP or len(image) <= INLINE_BYTES
+        return info, (at_once if in_place else run)(strip, image, info, policy, sha256, deadline)
 
     def _run_for(self, key: str, until: float) -> Run:
         """A function that runs its work in a thread for processors, at the turn of this API key.
