@@ -55,7 +55,7 @@ def decode(
             raise
         except Exception as error:  # noqa: BLE001 - decoders raise many kinds
             kind = "WebP" if info.format == "WEBP" else info.format
-            reason = "its coded data cannot be decoded"
+            reason = "its image data cannot be decoded"
             raise damaged(kind, reason, cause=repr(error)) from None
 
 

@@ -35,7 +35,7 @@ _WITHOUT_LENGTH = frozenset((_TEM, *RESTARTS))
 _KNOWN = SOF_MARKERS | _FOREIGN_FRAMES | _METADATA | {DHT, DAC, DQT, DRI, SOS}
 
 START, END = bytes((0xFF, SOI)), bytes((0xFF, EOI))
-BAD_DATA = "its coded data is not valid"
+BAD_DATA = "its image data is not valid"
 
 # FF 00 is a data byte FF in a scan, and more FFs before a marker are filler (T.81, B.1.1.2).
 _MARKER = re.compile(rb"\xff[^\x00\xff]")

@@ -50,7 +50,6 @@ _NEAR = bytes.fromhex(
 """The neighbours that the distance codes 1 to 120 mean (section 3.6): in the high four bits the
 rows up, in the low four bits 8 less the pixels to the right."""
 
-
 _BAD_CODE = "a prefix code of its lossless data is not valid"
 
 

@@ -47,13 +47,13 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """The tags that stay, by directory, except where the value is the default in ``nothing``."""
+    """The tags that stay, by directory, except where the value is one of the ``defaults``."""
 
     image: frozenset[int]
     exif: frozenset[int]
     interop: frozenset[int]
     thumbnail: frozenset[int] = frozenset()
-    nothing: dict[int, int | bytes] = field(default_factory=dict)
+    defaults: dict[int, int | bytes] = field(default_factory=dict)
 
 
 _BASELINE = frozenset((
@@ -123,8 +123,8 @@ def minimal(data: bytes, effort: Effort, size: tuple[int, int]) -> bytes:
     A size that differs from the image's own stays: browsers show the image in that size where the
     resolution fits it (the HTML standard's density-corrected dimensions).
     """
-    nothing = {**_DEFAULTS, _WIDTH: size[0], _HEIGHT: size[1]}
-    kept = _Kept(_MINIMAL_IMAGE, _MINIMAL_EXIF, _MINIMAL_INTEROP, nothing=nothing)
+    defaults = {**_DEFAULTS, _WIDTH: size[0], _HEIGHT: size[1]}
+    kept = _Kept(_MINIMAL_IMAGE, _MINIMAL_EXIF, _MINIMAL_INTEROP, defaults=defaults)
     return _Reader(data, kept, effort).rewritten()
 
 
@@ -189,7 +189,7 @@ class _Reader:
         if not value or ((kind in _TEXT_TYPES or tag in _TEXT_TAGS) and places.in_text(value)):
             return None
         number = int.from_bytes(value, "little" if self._order == "<" else "big")
-        if self._kept.nothing.get(tag) in (number, value.rstrip(b"\0")):
+        if self._kept.defaults.get(tag) in (number, value.rstrip(b"\0")):
             return None
         return _Entry(tag, kind, length, value)
 
@@ -246,6 +246,7 @@ class _Reader:
         return not self._data[done:].strip(b"\0")
 
     def _written(self, image: list[_Entry], second: list[_Entry]) -> bytes:
+        """The header and both directories, with the link from the first to the second."""
         first = self._table(image, _HEADER)
         follows = _HEADER + len(first) if second else 0
         self._long.pack_into(first, 2 + _ENTRY * len(image), follows)
