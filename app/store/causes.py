@@ -11,7 +11,12 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, EmptyPoolError, NewConnectionError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    EmptyPoolError,
+    NewConnectionError,
+    ProtocolError,
+)
 
 from app.errors import tls_cause
 
@@ -157,6 +162,8 @@ def of_exception(error: BaseException) -> StoreError:
             return StoreError("connection refused", never_written=never)
         case TimeoutError() | urllib3.exceptions.TimeoutError():
             return StoreError("timeout", never_written=never)
+        case ProtocolError(args=(_, TimeoutError())):  # the store stopped taking the body
+            return StoreError("timeout")
         case _ if (cause := tls_cause(error)) is not None:
             return StoreError(cause, Kind.SETUP, final=True, never_written=True)
         case _:

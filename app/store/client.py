@@ -29,7 +29,8 @@ _LONGEST_ANSWER = 64 * 1024  # errors and a listing of one object take 1 KiB
 _LEAST_SECONDS = 0.05  # urllib3 refuses a timeout of 0
 _SHA256_OF_NOTHING = sha256(b"").hexdigest()
 _CONNECT_SECONDS = 2.0
-"""Room for one lost packet: TCP sends its SYN again after one second (RFC 6298)."""
+"""Room for one lost packet: TCP sends its SYN again after one second (RFC 6298). On a new
+connection urllib3 2 also waits no longer than this for the store to take more of a body."""
 
 
 @dataclass(frozen=True, slots=True)

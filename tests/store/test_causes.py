@@ -119,6 +119,7 @@ def tls_error(reason):
         (NewConnectionError(None, "refused"), "connection refused", True),
         (ConnectTimeoutError(None, "late"), "timeout", True),
         (TimeoutError(), "timeout", False),
+        (ProtocolError("Connection aborted.", TimeoutError("timed out")), "timeout", False),
         (ProtocolError("broken"), "connection broken", False),
         (ConnectionResetError(), "connection broken", False),
         (certificate_error(10), "TLS certificate not accepted: expired", True),
