@@ -184,10 +184,11 @@ class Worker(ggevent.GeventWorker):  # type: ignore[misc]
             try:
                 client, addr = listener.accept()
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                full = error.errno in _NO_ROOM
+                if full:
                     log.warning("cannot accept: %s", error.strerror)
                     self._make_room(self._open() - 1)
-                    gevent.sleep(_NO_ROOM_SECONDS)
+                gevent.sleep(_NO_ROOM_SECONDS if full else 0)  # others run even if each try fails
                 continue
             self._make_room(self.worker_connections - 1)
             self._spawn(listener, client, addr)
