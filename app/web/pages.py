@@ -26,9 +26,9 @@ _HERE = Path(__file__).parent
 _LANGUAGES = ("en", "de")
 _PROBLEMS = ("application/problem+json", "application/json")  # programs ask for either
 _SAMPLES = (("shell", "Shell"), ("javascript", "JavaScript"), ("java", "Java"), ("swift", "Swift"))
-# No inline scripts or styles, and nothing from other sites. blob: is for previews.
+# No inline scripts or styles, and nothing from other sites. Previews are drawn, and load nothing.
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
