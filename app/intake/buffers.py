@@ -87,6 +87,7 @@ class BufferPool:
             buffer = self._from_idle(size, max(size, room())) or bytearray(size)
             if uncounted:
                 self._uncounted = buffer
+                self._lock.notify_all()  # the bytes that it was counted with are room for others
             self._charge(key, -counted if uncounted else len(buffer) - counted)
             self._trim()
         self._owners[id(buffer)] = key

@@ -1,6 +1,7 @@
 """The pool of buffers: its limit, the share of each key, and bodies that wait for each other."""
 
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -136,6 +137,19 @@ def test_a_body_for_which_there_is_no_room_waits_until_another_ends():
     waiting.join(60)
     assert not waiting.is_alive()
     assert pool.in_use >= 15_000_000
+
+
+def test_a_body_waits_no_longer_when_another_grows_without_being_counted():
+    pool = BufferPool(4 * 1024 * 1024, wait=60)
+    growing = pool.take(2 * 1024 * 1024, "one")
+    pool.take(2 * 1024 * 1024, "another")
+    waiting = threading.Thread(target=pool.take, args=(1024 * 1024, "a third"), daemon=True)
+    waiting.start()
+    while not pool._lock._waiters:
+        time.sleep(0.001)
+    pool.grow(growing, 3 * 1024 * 1024)
+    waiting.join(5)
+    assert not waiting.is_alive()
 
 
 def test_a_body_larger_than_all_buffers_together_does_not_wait():
