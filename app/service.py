@@ -22,15 +22,20 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 UPLOADS_OF_A_KEY = PUTS_AT_ONCE // 2
-"""Uploads of one key that a process checks and stores at once: half of the PUTs at once, so that
-one key cannot make the store slow for all others. Further uploads of the key wait."""
+"""Uploads of one key that a process checks and stores at once: half of the PUTs at once. Further
+uploads of the key wait."""
+
+BYTES_OF_A_KEY = 32 * 1024 * 1024
+"""Bytes of these uploads together, two of the largest: a store that is busy with the files of one
+key writes those of others late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """The parts that requests and commands work with.
 
-    ``decoding`` shares out pixels in decode, ``at_work`` uploads, ``turns`` processor threads.
+    ``decoding`` shares out pixels in decode, ``at_work`` bytes of uploads, ``turns`` processor
+    threads.
     """
 
     config: Config

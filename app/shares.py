@@ -17,9 +17,10 @@ from app.errors import too_many_at_once, unavailable
 
 @dataclass(eq=False, slots=True)  # eq=False: the same amount does not make two requests equal
 class _Request:
-    """One wait for ``amount``; ``granted`` is set when the key holds it."""
+    """One wait for ``amount``, since ``since``; ``granted`` is set when the key holds it."""
 
     amount: float
+    since: float = field(default_factory=time.monotonic)
     granted: threading.Event = field(default_factory=threading.Event)
 
 
@@ -27,11 +28,13 @@ class Shares:
     """``total`` units of ``what``, of which each key may hold ``share`` at once.
 
     A request for more than ``share`` counts as ``share``, so that something is always left for
-    other keys. A small request overtakes a larger one for which there is no room yet.
+    other keys. A small request overtakes a larger one for which there is no room yet, until the
+    larger one has waited for ``patience`` seconds.
     """
 
-    def __init__(self, what: str, *, total: float, share: float) -> None:
+    def __init__(self, what: str, *, total: float, share: float, patience: float = 1.0) -> None:
         self._what, self._total, self._share = what, total, min(share, total)
+        self._patience = patience
         self._lock = threading.Lock()
         self._held: dict[str, float] = {}
         self._queues: dict[str, deque[_Request]] = {}  # the first key has the next turn
@@ -47,8 +50,8 @@ class Shares:
     def taken(self, key: str, amount: float = 1, until: float = 0) -> Iterator[None]:
         """Hold ``amount`` for the key, after waiting for it up to ``until`` (``time.monotonic()``).
 
-        Raises the 429 ``too_many_at_once`` when the key already holds too much of its share, and
-        the 503 ``overloaded`` when other keys hold the rest.
+        Raises the 429 ``too_many_at_once`` when the key itself was in the way, by what it held or
+        had asked for before, and the 503 ``overloaded`` when other keys hold the rest.
         """
         request = _Request(min(amount, self._share))
         with self._lock:
@@ -76,17 +79,30 @@ class Shares:
             request.granted.set()
 
     def _fitting(self) -> Iterator[tuple[str, _Request]]:
-        """Yield the waiting requests that fit into what is free and into their key's share."""
+        """Yield the waiting requests that fit into what is free and into their key's share.
+
+        Small requests that never end would keep a large one out. So what has waited for long
+        holds up its key, or all keys where it is not its own key that is in the way.
+        """
+        patient_since = time.monotonic() - self._patience
         for key, queue in self._queues.items():
-            room = min(self._share - self._held.get(key, 0), self._total - self.in_use)
-            yield from ((key, request) for request in queue if request.amount <= room)
+            own, free = self._share - self._held.get(key, 0), self._total - self.in_use
+            for request in queue:
+                if request.amount <= min(own, free):
+                    yield key, request
+                elif request.since <= patient_since:
+                    if request.amount <= own:
+                        return
+                    break
 
     def _refuse(self, key: str, request: _Request) -> None:
         with self._lock:
             if request.granted.is_set():  # between the timeout and the lock
                 return
             held = self._held.get(key, 0)
-            own = held + request.amount > self._share
+            queue = list(self._queues[key])
+            before = sum(each.amount for each in queue[: queue.index(request)])
+            own = held + before + request.amount > self._share
             cause = f"{held:.0f} of {self.in_use:.0f} {self._what} are of this key"
         raise too_many_at_once(cause) if own else unavailable("overloaded", cause)
 

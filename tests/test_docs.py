@@ -17,7 +17,7 @@ from app.intake.connection import (
 from app.intake.input import MOST_CHUNKS
 from app.ops.memory import WHOLE
 from app.records.client import CALL_SECONDS, CALLS_AT_ONCE
-from app.service import UPLOADS_OF_A_KEY
+from app.service import BYTES_OF_A_KEY, UPLOADS_OF_A_KEY
 from app.store.bucket import PUTS_AT_ONCE
 from app.store.client import CHECK_SECONDS
 from app.wiring import create_app
@@ -127,6 +127,7 @@ def test_every_command_that_a_page_names_exists(page):
 
 KIB, MIB = 2**10, 2**20
 DEFAULTS = Config()
+OF_A_KEY = f"{UPLOADS_OF_A_KEY}, of {BYTES_OF_A_KEY // MIB} MiB together"
 BOUNDS = {
     "the head of a request": f"{HEAD_BYTES // KIB} KiB, {HEAD_SECONDS:.0f} s",
     "the bytes of all bodies": f"{WHOLE.bodies // MIB} MiB * | waits {ROOM_SECONDS:.0f} s",
@@ -136,8 +137,8 @@ BOUNDS = {
     "PUTs at once": f"{PUTS_AT_ONCE} ",
     "an answer that the client does not read": f"{SEND_SECONDS:.0f} s ",
     "a client that still sends after its answer": f"{LINGER_BYTES // MIB} MiB or",
-    "uploads being checked and stored": f"no bound | {UPLOADS_OF_A_KEY} ",
-    "objects being written": f"{PUTS_AT_ONCE} | {UPLOADS_OF_A_KEY} ",
+    "uploads being checked and stored": f"no bound | {OF_A_KEY} ",
+    "objects being written": f"{PUTS_AT_ONCE} | {OF_A_KEY} ",
     "receiving a body": f"`BODY_TIMEOUT`, {DEFAULTS.body_timeout:.0f} s",
     "everything after the body": f"`UPLOAD_TIMEOUT`, {DEFAULTS.upload_timeout:.0f} s",
     "a call to Redis": f"{CALL_SECONDS} s,",

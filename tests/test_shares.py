@@ -155,6 +155,27 @@ def test_within_a_key_a_small_request_overtakes_a_large_one_too():
     large.end()
 
 
+def test_a_large_request_that_has_waited_for_long_holds_up_its_key_and_no_other():
+    shares = Shares("pixels", total=20, share=8, patience=0)
+    with shares.taken("a", 4):
+        large = Waiter(shares, "a", 7)
+        assert refused(shares, "a", 1) == "too_many_at_once"
+        with shares.taken("b", 8):
+            assert not large.entered.is_set()
+    assert large.entered.wait(10)
+    large.end()
+
+
+def test_a_large_request_that_has_waited_for_long_behind_other_keys_holds_up_all():
+    shares = Shares("pixels", total=10, share=8, patience=0)
+    with shares.taken("a", 4):
+        large = Waiter(shares, "b", 7)
+        assert refused(shares, "c", 1) == "overloaded"
+        assert not large.entered.is_set()
+    assert large.entered.wait(10)
+    large.end()
+
+
 def test_requests_of_a_key_that_have_room_are_granted_in_their_order():
     shares = Shares("seats", total=2, share=1)
     with ExitStack() as held:

@@ -20,7 +20,7 @@ from app.store import bucket
 from tests.fakes import ID, KEY, RECORD, send
 from tests.image import tagged
 from tests.image.tagged import LATITUDE
-from tests.pictures import plain
+from tests.pictures import padded, plain
 
 ADMISSION, DECISION = 1, 2  # the pipelines of an upload
 PNG = plain()
@@ -229,6 +229,16 @@ def test_too_many_pixels_are_refused_with_the_limit(redis, store):
     answer = send(app.test_client(), PNG)
     assert_problem(answer, 400, "too_many_pixels")
     assert (answer.json["limit"], answer.json["actual"]) == (40, 48)
+
+
+def test_a_key_that_waits_for_its_large_files_is_429_and_its_small_ones_pass(redis, store):
+    redis.hset(RECORD, mapping={"roles": "uploader"})
+    app = create_app(Config(upload_timeout=3, log_format="json"), redis=redis, store=store)
+    with app.extensions["uploader"].at_work.taken(ID, 20 * 1024 * 1024):
+        answer = send(app.test_client(), padded("PNG", 15 * 1024 * 1024))
+        assert_problem(answer, 429, "too_many_at_once")
+        assert send(app.test_client(), PNG).status_code == 200
+    assert send(app.test_client(), padded("PNG", 15 * 1024 * 1024)).status_code == 200
 
 
 def test_a_body_that_is_no_form_is_400(client):
