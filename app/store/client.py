@@ -20,6 +20,7 @@ from minio.time import to_amz_date, utcnow
 from app.config import Config
 from app.store.causes import NO_STORE, Kind, StoreError, of_answer, of_exception, proves_s3
 from app.store.credentials import Credentials, CredentialSource, provider_of
+from app.store.pool import pool
 
 CHECK_SECONDS = 1.0
 """The bound of a small request (stat, delete, bucket check), which is tried once."""
@@ -67,9 +68,9 @@ class Client:
         self._more_headers = headers
         self._base = BaseURL(config.s3_endpoint, config.s3_region)
         self._region = self._base.region or config.s3_region
-        pool = partial(urllib3.PoolManager, retries=False, maxsize=connections, block=True)
+        options: dict[str, Any] = {"retries": False, "maxsize": connections, "block": True}
         # Small requests have their own pool: a thousand of them must not keep a PUT waiting.
-        self._puts, self._small = (pool(ca_certs=config.s3_ca_certs) for _ in range(2))
+        self._puts, self._small = (pool(**options, ca_certs=config.s3_ca_certs) for _ in range(2))
         self._credentials = CredentialSource(partial(provider_of, config))
 
     def put(
@@ -172,7 +173,7 @@ class Client:
 
     def _send(self, request: _Request, headers: Mapping[str, str], deadline: float) -> Answer:
         left = max(_LEAST_SECONDS, deadline - time.monotonic())
-        # urllib3's total ends where the answer begins, so the sending of the body is part of it.
+        # The sending of the body is part of the total, and so is the answer (app/store/pool.py).
         timeout = urllib3.Timeout(total=left, connect=_CONNECT_SECONDS)
         try:
             response = (self._puts if request.pieces else self._small).urlopen(
@@ -185,7 +186,7 @@ class Client:
                 redirect=False,
                 preload_content=False,
             )
-            return Answer(response.status, response.headers, _read(response, deadline))
+            return Answer(response.status, response.headers, _read(response))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise of_exception(error) from error
 
@@ -209,12 +210,12 @@ def _sent(pieces: Sequence[memoryview | bytes], deadline: float) -> Iterator[mem
             yield piece[start : start + _PIECE]
 
 
-def _read(response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-    """The body of an answer; closes the connection when it is too long or too slow."""
+def _read(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The body of an answer; closes the connection when it is too long."""
     body = b""
     while piece := response.read1(8192):
         body += piece
-        if len(body) > _LONGEST_ANSWER or time.monotonic() > deadline + CHECK_SECONDS:
+        if len(body) > _LONGEST_ANSWER:
             response.close()
             break
     response.release_conn()
