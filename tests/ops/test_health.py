@@ -1,6 +1,8 @@
 """/healthz and /readyz, and the causes that an operator reads."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
@@ -11,8 +13,8 @@ from app.ops.health import Readiness
 
 
 @pytest.fixture
-def readiness(redis, store, clock):
-    return Readiness(redis, store, clock=clock)
+def readiness(redis, store):
+    return Readiness(redis, store)
 
 
 @pytest.fixture
@@ -78,15 +80,38 @@ def test_a_check_that_hangs_is_a_timeout_and_does_not_delay_the_other(redis, sto
     hung.set()
 
 
-def test_redis_and_the_store_are_asked_once_a_second(redis, store, clock):
+def test_no_answer_is_older_than_its_request(redis, store):
+    causes = []
+    store.ready = lambda: causes[0] if causes else None
+    readiness = Readiness(redis, store)
+    assert readiness.checks()["storage"] == "ok"
+    causes.append("connection refused")
+    assert readiness.checks()["storage"] == "connection refused"
+    causes.clear()
+    assert readiness.checks()["storage"] == "ok"
+
+
+def test_many_requests_at_once_share_a_check_and_others_wait_their_turn(redis, store):
     asked = []
-    store.ready = lambda: asked.append("storage")
-    readiness = Readiness(redis, store, clock=clock)
-    readiness.checks(), readiness.checks()
-    assert len(asked) == 1
-    clock.now += 1.0
-    readiness.checks()
-    assert len(asked) == 2
+    store.ready = lambda: asked.append(1)
+    readiness = Readiness(redis, store)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(30) as pool:
+        answers = list(pool.map(lambda _: readiness.checks(), range(300)))
+    assert answers == [{"redis": "ok", "storage": "ok"}] * 300
+    assert len(asked) <= (time.monotonic() - begun) / 0.1 + 1
+
+
+def test_requests_that_wait_for_a_check_that_hangs_are_answered_in_time(redis, store):
+    hung = threading.Event()
+    store.ready = lambda: hung.wait(10) and None
+    readiness = Readiness(redis, store, seconds=0.3)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(9) as pool:
+        answers = list(pool.map(lambda _: readiness.checks()["storage"], range(9)))
+    assert time.monotonic() - begun < 1
+    assert answers == ["timeout"] * 9
+    hung.set()
 
 
 def test_a_process_that_is_ending_is_alive_but_not_ready(client, readiness):
