@@ -7,7 +7,7 @@ A test compares the table in docs/settings.md with this module.
 import os
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
@@ -409,17 +409,34 @@ class Config:
                     f"{setting['variable']}: {shown} is not valid; it must be"
                     f" {setting['form']}, for example {setting['example']}"
                 )
-        pair = [environ.get(name, "").strip() for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY")]
-        if any(pair) and not all(pair):
-            mistakes.append(
-                "S3_ACCESS_KEY, S3_SECRET_KEY: only one of them is set; set both,"
-                " for example S3_ACCESS_KEY=uploader S3_SECRET_KEY=..., or neither"
-            )
-        if values.get("redis_tls_verify") == "certificate" and "redis_ca_certs" not in values:
-            mistakes.append(
-                "REDIS_TLS_VERIFY: certificate needs REDIS_CA_CERTS,"
-                " for example REDIS_CA_CERTS=/etc/ssl/redis.pem"
-            )
+        config = cls(**values)
+        mistakes += _contradictions(config, environ)
         if mistakes:
             raise ConfigError("The settings are not valid:\n  " + "\n  ".join(mistakes))
-        return cls(**values)
+        return config
+
+
+def _contradictions(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
+    """Name the settings that are well each for itself and cannot be together."""
+    pair = [environ.get(name, "").strip() for name in ("S3_ACCESS_KEY", "S3_SECRET_KEY")]
+    if any(pair) and not all(pair):
+        yield (
+            "S3_ACCESS_KEY, S3_SECRET_KEY: only one of them is set; set both,"
+            " for example S3_ACCESS_KEY=uploader S3_SECRET_KEY=..., or neither"
+        )
+    if config.redis_tls_verify == "certificate" and not environ.get("REDIS_CA_CERTS"):
+        yield (
+            "REDIS_TLS_VERIFY: certificate needs REDIS_CA_CERTS,"
+            " for example REDIS_CA_CERTS=/etc/ssl/redis.pem"
+        )
+    host, _, port = config.bind.rpartition(":")
+    if port == str(config.metrics_port) and _overlap(host.strip("[]"), config.metrics_host):
+        yield (
+            f"METRICS_PORT: the service itself listens on {port}; it must be another port,"
+            " for example METRICS_PORT=8002"
+        )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two addresses that are listened on are the same, or one of them is all addresses."""
+    return one == other or not {one, other}.isdisjoint(("0.0.0.0", "::"))  # noqa: S104

@@ -14,6 +14,25 @@ def mistakes(**environ):
     return str(wrong.value)
 
 
+@pytest.mark.parametrize(
+    ("environ", "wrong"),
+    [
+        ({"PORT": "8000", "METRICS_PORT": "8000"}, True),
+        ({"METRICS_PORT": "8000"}, True),
+        ({"BIND": "[::]:8002", "METRICS_PORT": "8002"}, True),
+        ({"BIND": "10.0.0.1:8002", "METRICS_PORT": "8002", "METRICS_HOST": "0.0.0.0"}, True),
+        ({"BIND": "10.0.0.1:8002", "METRICS_PORT": "8002"}, False),
+        ({"BIND": "unix:/run/uploader:8002", "METRICS_PORT": "8002"}, False),
+        ({"PORT": "8000", "METRICS_PORT": "8002"}, False),
+    ],
+)
+def test_metrics_have_a_port_of_their_own(environ, wrong):
+    if wrong:
+        assert "METRICS_PORT" in mistakes(**environ)
+    else:
+        Config.from_env(environ)
+
+
 def test_the_defaults_are_those_of_the_contract():
     config = Config.from_env({})
     assert config.redis_url == "redis://127.0.0.1:6379/0"
