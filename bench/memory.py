@@ -1,9 +1,9 @@
-"""Memory of the service under a limit: fifty uploads at once of each kind of large picture.
+"""The service under a memory limit: fifty uploads at once of each kind of large image.
 
     python -m bench.memory [--uploads 50]
 
-At 512 MiB with one process and at 1,024 MiB with two, in a control group (needs root): the peak of
-the group, the statuses, and whether a worker was killed.
+Prints the peak of memory, the statuses, and whether a worker was killed: with one process in
+512 MiB, and with two in 1,024 MiB. The limit is a control group, so this must run as root.
 """
 
 import argparse
@@ -20,13 +20,20 @@ import servers  # noqa: E402
 from tests.image import corpus  # noqa: E402
 from tests.pictures import encode, photo  # noqa: E402
 from tests.system.limits import Group  # noqa: E402
-from tests.system.stack import SeaweedFS, Service, Valkey, record_name  # noqa: E402
-from tests.system.test_memory import crowd  # noqa: E402
+from tests.system.stack import (  # noqa: E402
+    SeaweedFS,
+    Service,
+    Valkey,
+    record_name,
+    upload_at_once,
+)
 
-SIZES = ((512, 1), (1024, 2))
+SIZES = ((512, 1), (1024, 2))  # MiB, processes
 
 
 def loads() -> dict[str, bytes]:
+    """Files that need much memory to decode, by name."""
+
     def progressive(width: int, height: int, quality: int) -> bytes:
         image = photo(width, height)
         return encode(image, "JPEG", quality=quality, progressive=True)
@@ -48,12 +55,12 @@ def loads() -> dict[str, bytes]:
 
 
 class Stack:
-    """One Redis and one store for all services, with a key for each uploader."""
+    """One Redis and one store for all services, and eight keys."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.valkey = Valkey(folder / "redis") if (folder / "redis").mkdir() is None else None
-        self.store = SeaweedFS(folder / "store") if (folder / "store").mkdir() is None else None
+        self.valkey = Valkey(folder / "redis")
+        self.store = SeaweedFS(folder / "store")
         self.settings = self.store.settings(self.store.make_bucket("assets"))
         self.keys = [secrets.token_hex(32) for _ in range(8)]
         for key in self.keys:
@@ -76,12 +83,13 @@ class Stack:
 
 
 def measured(stack: Stack, data: bytes, megabytes: int, processes: int, uploads: int) -> str:
+    """The table cell of one file with one size of the service."""
     group = Group(megabytes)
     log = Path(tempfile.mkdtemp(dir=stack.folder)) / "log"
     with group.entered():
         service = stack.service(log, processes)
     try:
-        statuses = crowd(service, stack.keys, data, uploads)
+        statuses = upload_at_once(service, stack.keys, data, uploads)
         killed = len(re.findall("SIGKILL", service.log))
     finally:
         service.stop()

@@ -1,13 +1,12 @@
-"""Fixtures of the tests that talk to real servers; the servers are in stack.py."""
+"""Fixtures of the tests that talk to real servers; stack.py has the servers."""
 
 import secrets
-import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
-from tests.system.chromium import CLIPBOARD, FLAGS
-from tests.system.stack import ROOT, SeaweedFS, Valkey, record_name, services
+from tests.system.chromium import CLIPBOARD, chromium
+from tests.system.proxy import Proxy
+from tests.system.stack import SeaweedFS, Valkey, copy_code, record_name, services
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +28,24 @@ def bucket(seaweedfs):
     return seaweedfs.make_bucket("assets")
 
 
+@pytest.fixture
+def store_proxy(seaweedfs):
+    """A proxy in front of the store, for a service whose store shall fail."""
+    proxy = Proxy(("127.0.0.1", seaweedfs.port))
+    yield proxy
+    proxy.close()
+
+
 @pytest.fixture(scope="module")
 def make_service(tmp_path_factory):
+    """A factory of services, which end with the module."""
     with services(tmp_path_factory) as make:
         yield make
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory, valkey, seaweedfs, bucket):
-    """The service as most tests need it: all settings at their defaults."""
+    """The service that most tests share: all settings have their defaults."""
     with services(tmp_path_factory) as make:
         yield make(valkey.url, seaweedfs.settings(bucket))
 
@@ -49,12 +57,16 @@ def redis_client(valkey):
 
 @pytest.fixture
 def api_key(valkey):
-    """A factory of keys, added as an administrator does it with redis-cli."""
+    """A factory of keys, written to Redis as an administrator does it with redis-cli.
+
+    Fields of the record are given by name; None leaves a field out.
+    """
 
     def make(**fields):
         key = secrets.token_hex(32)
         record = {"name": "Test", "roles": "uploader", "rate_limit": "100000/minute", **fields}
         record = {name: value for name, value in record.items() if value is not None}
+        # Redis keeps no hash without a field.
         valkey.client.hset(record_name(key), mapping=record or {"name": ""})
         return key
 
@@ -63,15 +75,16 @@ def api_key(valkey):
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def open_page(browser, service):
-    """Opens a page; at the end nothing was asked of others, stored, or complained of."""
+    """Opens a page of the service.
+
+    After the test: no page has asked another site, stored anything, or logged an error.
+    """
     contexts, foreign, errors, sites = [], [], [], [service.url]
 
     def make(path="/", site=service, **options):
@@ -92,13 +105,11 @@ def open_page(browser, service):
             assert page.evaluate("localStorage.length + sessionStorage.length") == 0
         context.close()
     assert [url for url in foreign if not url.startswith((*sites, "blob:"))] == []
+    # Chromium writes this line for every answer of 400 and above, which the page expects.
     assert [each for each in errors if "Failed to load resource" not in each] == []
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the code, to be changed."""
-    for part in ("app", "deploy"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "wsgi.py", tmp_path)
-    return tmp_path
+    """The directory of a copy of the code, which the test may change."""
+    return copy_code(tmp_path)

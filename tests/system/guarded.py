@@ -1,4 +1,4 @@
-"""A server with the shipped deploy/redis/uploader.conf: Valkey, or Debian's redis-server."""
+"""Valkey or Redis with the shipped configuration, deploy/redis/uploader.conf."""
 
 import hashlib
 import secrets
@@ -12,12 +12,13 @@ CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"
 
 
 class Guarded(Process):
-    """A server with the shipped users, each with a password of its own."""
+    """A server with the shipped users, ``admin`` and ``uploader``, and a new password for each."""
 
     def __init__(self, kind, directory):
         self.port = servers.free_port()
         text = CONFIG.read_text()
         passwords = {"admin": secrets.token_hex(8), "uploader": secrets.token_hex(8)}
+        # The file has 64 zeros and 64 ones where an administrator puts the passwords' SHA-256.
         for digit, password in zip("01", passwords.values(), strict=True):
             assert f"#{digit * 64}" in text
             digest = hashlib.sha256(password.encode()).hexdigest()
@@ -37,7 +38,7 @@ class Guarded(Process):
         wait_until(self.admin.ping)
 
     def restart(self, number):
-        """End it by this signal and start it on what it kept."""
+        """End it with this signal, and start it again with the data that it kept."""
         self.signal(number)
         self.popen.wait(30)
         self.start()

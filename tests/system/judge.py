@@ -1,8 +1,7 @@
-"""Chromium as the judge of pictures: what it shows of a file, frame by frame."""
+"""Chromium as the judge of image files: which frames it shows of a file, and in which size."""
 
 import base64
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
+
+from tests.system.chromium import chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 _BATCH = 4_000_000
+"""Bytes of files for one call: a call per file takes longer, and one for all needs much memory."""
 _TYPES = {b"\xff\xd8": "image/jpeg", b"\x89P": "image/png", b"GI": "image/gif", b"RI": "image/webp"}
 
 _SHOW = """async (files) => {
@@ -77,18 +77,18 @@ _PIXELS = """async ([text, type]) => {
 
 @contextmanager
 def judge() -> Iterator[Page]:
-    """A page that can look at pictures; ImageDecoder asks for a secure origin."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+    """A page in which ``shown`` can decode files."""
+    with chromium() as browser:
         page = browser.new_page()
+        # An https address that the test answers itself: browsers offer ImageDecoder only in a
+        # secure context (WebCodecs).
         page.route("**/*", lambda route: route.fulfill(body="<!doctype html>"))
         page.goto("https://judge.test/")
         yield page
-        browser.close()
 
 
 def shown(page: Page, files: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """What Chromium shows of each file: width, height, frames and the error, if any."""
+    """Yield for each file its width, height and frames in Chromium, and the error, if any."""
     batch: list[dict[str, str]] = []
     size = 0
     for data in files:
@@ -103,7 +103,10 @@ def shown(page: Page, files: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def judged(
     page: Page, files: dict[str, bytes], folder: Path
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Yield (name, verdicts of the gate by check, what Chromium shows) of each file."""
+    """Yield for each file: its name, the gate's verdicts by IMAGE_CHECK, the result of ``shown``.
+
+    The gate runs in another process: the tests of this folder do not import the service.
+    """
     for number, data in enumerate(files.values()):
         (folder / f"{number:06}").write_bytes(data)
     command = [sys.executable, "-m", "tests.image.verdicts", str(folder)]
@@ -113,7 +116,10 @@ def judged(
 
 
 def all_shown(size: list[int], seen: dict) -> bool:
-    """Whether every frame is shown in that size, upright or turned by its EXIF orientation."""
+    """Whether Chromium shows every frame in the size that the gate found.
+
+    ``size`` is width, height and frames. The sides may be swapped, by the EXIF orientation.
+    """
     sides = [size[:2], size[1::-1]]
     return (
         not seen["error"] and [seen["width"], seen["height"]] in sides and seen["frames"] == size[2]
@@ -121,7 +127,7 @@ def all_shown(size: list[int], seen: dict) -> bool:
 
 
 def pixels_shown(page: Page, data: bytes) -> str:
-    """What Chromium shows of a picture, as JSON: size and pixels, turned, and every frame."""
+    """What Chromium shows of a file, as JSON: size and hash of the image as turned, and frames."""
     text = base64.b64encode(data).decode()
     return page.evaluate(_PIXELS, [text, _type(data)])
 

@@ -1,4 +1,4 @@
-"""A control group with a limit on memory, where one can be made (root, cgroup v1 or v2)."""
+"""A control group with a memory limit. To make one takes root, and cgroup v1 or v2."""
 
 import os
 import uuid
@@ -10,7 +10,7 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 class Group:
-    """One group; what is started within ``entered()`` lives in it."""
+    """One group. Processes that are started within ``entered()`` belong to it."""
 
     def __init__(self, megabytes: int) -> None:
         old = (_ROOT / "memory").is_dir()
@@ -24,6 +24,7 @@ class Group:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
+        """Move this process into the group, and back to its old group after the block."""
         (self.folder / "cgroup.procs").write_text(str(os.getpid()))
         try:
             yield
@@ -32,7 +33,7 @@ class Group:
 
     @property
     def peak(self) -> float:
-        """Megabytes that all of its processes took together at most, files in memory included."""
+        """The most memory of all its processes together in MiB, with their cached files."""
         return int((self.folder / self._peak).read_text()) / 2**20
 
     def remove(self) -> None:
@@ -40,5 +41,6 @@ class Group:
 
 
 def _own(controller: str) -> str:
+    """The group of this process, as cgroups(7) describes it: "" is the controller of v2."""
     lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
     return next(path for _, names, path in lines if names == controller).lstrip("/")

@@ -11,10 +11,12 @@ from pathlib import Path
 import urllib3
 from servers import free_port
 
-from tests.system.stack import ROOT, Process, wait_until
+from tests.system.stack import ROOT, Process, upload, wait_until
 
 SITE = ROOT / "deploy" / "nginx" / "uploader.conf"
 
+# What Debian's nginx.conf does around a site. All paths are in the directory of the test; the
+# limits let a test open thousands of connections, each of which needs two files.
 MAIN = """
 {user}
 daemon off;
@@ -55,9 +57,10 @@ class Nginx(Process):
             ("/var/log/nginx", str(self.directory)),
             *changes,
         ):
-            assert shipped in site, f"the site has no longer {shipped!r}"
+            assert shipped in site, f"the site no longer has {shipped!r}"
             site = site.replace(shipped, here)
-        if version_of(program) >= (1, 25, 1):  # as the recipe of docs/deploy.md does
+        # nginx 1.25.1 made http2 a directive and warns of the old form: see docs/deploy.md.
+        if version_of(program) >= (1, 25, 1):
             site = site.replace(" ssl http2 ", " ssl ")
             site = site.replace("    server_name ", "    http2 on;\n    server_name ")
         (self.directory / "uploader.conf").write_text(site)
@@ -70,19 +73,14 @@ class Nginx(Process):
             ca_certs=str(certificate), retries=False, timeout=60, maxsize=64
         )
         super().__init__([program, "-c", str(main)], self.directory / "output")
+        # nginx itself refuses this path, so the answer shows that it runs, with any service.
         wait_until(lambda: self.get("/metrics").status == 404)
 
     def get(self, path, **headers):
         return self.http.request("GET", self.url + path, headers=headers, redirect=False)
 
-    def upload(self, file, key, *, query="", **headers):
-        headers = {each.replace("_", "-"): value for each, value in headers.items()}
-        if key is not None:
-            headers["x-api-key"] = key
-        body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.png", file)})
-        headers["Content-Type"] = content_type
-        url = f"{self.url}/upload/image{query}"
-        return self.http.request("POST", url, body=body, headers=headers)
+    def upload(self, file, key, **options):
+        return upload(self.http, self.url, file, key, **options)
 
     def connect(self):
         """A TLS connection, for requests that an HTTP library would not send."""
@@ -92,7 +90,7 @@ class Nginx(Process):
 
     @property
     def logs(self):
-        """Everything that nginx has written."""
+        """The text of all its log files."""
         return "".join(
             path.read_text(errors="replace")
             for path in [*self.directory.glob("*.log"), self.log_path]
@@ -100,11 +98,13 @@ class Nginx(Process):
 
 
 def version_of(program):
+    """The version of an nginx, as a tuple of three numbers."""
     printed = subprocess.run([program, "-v"], check=True, capture_output=True, text=True).stderr
     return tuple(map(int, re.search(r"nginx/([\d.]+)", printed)[1].split(".")))
 
 
 def make_certificate(directory, name="localhost"):
+    """Make a self-signed certificate for this host name; the paths of it and of its key."""
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]

@@ -1,4 +1,4 @@
-"""A small TCP proxy that misbehaves on request, to stand between the service and a server."""
+"""A small TCP proxy between the service and a server, which fails in the way that a test asks."""
 
 import contextlib
 import socket
@@ -7,19 +7,26 @@ import time
 
 
 class Proxy:
-    """Forwards a port of the loopback interface to ``target`` until told otherwise.
+    """Forwards a free port of the loopback interface to ``target``, a host and a port.
 
-    ``mode``: pass, refuse (nobody listens), black_hole (accepts, answers
-    nothing), delay (each answer comes ``late`` seconds late), throttle (2 kB/s), cut (the
-    connection breaks after ``cut_after`` bytes of the client), cut_answer (the
-    request passes whole, its answer never comes and the connection breaks),
-    garbage (answers nonsense). ``look`` is called with all that passes.
+    ``look`` is called with the direction and the bytes of everything that passes. ``mode`` is
+
+    - ``pass``: forwards everything;
+    - ``refuse``: does not listen;
+    - ``black_hole``: accepts connections and never answers;
+    - ``delay``: holds back each piece of an answer for ``late`` seconds;
+    - ``throttle``: forwards 2 kB/s in each direction;
+    - ``cut``: closes the connection after ``cut_after`` bytes of the client;
+    - ``cut_answer``: forwards the whole request, and closes the connection in place of its answer;
+    - ``garbage``: answers with bytes that are no answer.
     """
 
     def __init__(self, target):
         self.target = target
         self.cut_after = 1000
-        self.late = 3
+        self.late = (
+            3  # the service waits for Redis for 0.5 s, for the store for S3_PUT_TIMEOUT, 8 s
+        )
         self.look = lambda direction, data: None
         self._mode = "pass"
         self._open = set()
@@ -34,7 +41,7 @@ class Proxy:
 
     @mode.setter
     def mode(self, mode):
-        """Connections that are open break, so that the mode counts at once."""
+        """Set the mode, and close open connections: kept-alive ones would keep the old mode."""
         self._mode = mode
         if mode == "refuse":
             self._stop_listening()

@@ -1,11 +1,11 @@
-"""What no schema can say: which files are pictures, and what goes with them."""
+"""Hooks for Schemathesis: rules of the API that its OpenAPI description cannot express."""
 
 import schemathesis
 from hypothesis import strategies
 
 from tests.pictures import picture
 
-# One for all: an Idempotency-Key that is generated twice goes with the same file.
+# The same file in every request: one Idempotency-Key with two files would be answered 422.
 PHOTO = picture()
 
 for kind in ("jpeg", "png", "gif", "webp"):
@@ -14,6 +14,6 @@ for kind in ("jpeg", "png", "gif", "webp"):
 
 @schemathesis.hook
 def filter_case(context, case):
-    """A checksum of another file is well formed, and refused."""
+    """Drop valid requests with a ``sha256``: it fits the schema, but is of another file."""
     meant_well = case.meta.generation.mode == schemathesis.GenerationMode.POSITIVE
     return not (meant_well and isinstance(case.body, dict) and "sha256" in case.body)

@@ -1,14 +1,17 @@
-"""Real servers for the tests: each starts on a free port and is ended by who started it."""
+"""Real servers for the tests. Each starts on a free port; the fixture that starts one ends it."""
 
 import hashlib
 import io
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,17 +23,18 @@ import urllib3
 from minio import Minio
 
 ROOT = Path(__file__).resolve().parents[2]
+# No retries: a test must see the first answer. A read takes up to a minute on a busy machine.
 HTTP = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=5, read=60), maxsize=64)
 
 
 def wait_until(condition, seconds=30):
-    """Poll until the condition holds; what it raises counts as not yet."""
+    """Poll until the condition is true, and return its result; an exception counts as false."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             if result := condition():
                 return result
-            problem = "it never held"
+            problem = "the condition stayed false"
         except Exception as error:
             problem = repr(error)
         assert time.monotonic() < deadline, f"waited {seconds} s: {problem}"
@@ -38,7 +42,11 @@ def wait_until(condition, seconds=30):
 
 
 class Process:
-    """A server in a session of its own, its output in a file."""
+    """A server whose output goes to a file.
+
+    It starts in a new session, so that ``kill`` ends its children too and Ctrl-C in the terminal
+    of the tests does not reach it.
+    """
 
     directory = ROOT
 
@@ -73,7 +81,7 @@ class Process:
         self.popen.send_signal(number)
 
     def stop(self, seconds=30):
-        """End it as an operator would; whatever is left is killed."""
+        """End it with SIGTERM, kill what is left after some seconds; its exit status."""
         if self.popen.poll() is None:
             self.popen.terminate()
         try:
@@ -89,6 +97,7 @@ class Process:
         self.popen.wait()
 
 
+# The two servers with which tests of Redis are run: the wheel's Valkey, and Debian's Redis.
 KINDS = [
     pytest.param("valkey"),
     pytest.param("redis", marks=pytest.mark.needs_program("redis-server")),
@@ -96,13 +105,13 @@ KINDS = [
 
 
 def redis_command(kind, directory, port, *options):
-    """The command of a server that keeps its data in ``directory``: Valkey's, or Debian's Redis."""
+    """The command of a server of this kind that keeps its data in ``directory``."""
     program, *arguments = servers.valkey(directory, port, *options)
     return ["redis-server" if kind == "redis" else program, *arguments]
 
 
 class Valkey(Process):
-    """Valkey, or of the other ``kind`` Debian's redis-server; keeps nothing unless told to."""
+    """A running server of one of the ``KINDS``; by default it writes nothing to the disk."""
 
     def __init__(self, directory, port=None, options=("--save", ""), kind="valkey"):
         self.port = port or servers.free_port()
@@ -115,7 +124,7 @@ class Valkey(Process):
 
 
 class S3Server(Process):
-    """A store: what its operator does with it, through minio's client."""
+    """A running store, and what its operator does with it, through minio's client."""
 
     region = "us-east-1"
 
@@ -129,6 +138,7 @@ class S3Server(Process):
             secret_key=self.secret_key,
             secure=ca_certs is not None,
             region=self.region,
+            # minio-py's own waits for 300 s and tries five times, which would hide a dead store.
             http_client=urllib3.PoolManager(timeout=10, retries=False, ca_certs=ca_certs),
         )
         wait_until(lambda: self.client.list_buckets() is not None, 60)
@@ -139,6 +149,7 @@ class S3Server(Process):
         return name
 
     def settings(self, bucket):
+        """The environment of a service that uses this bucket."""
         return {
             "S3_ENDPOINT": self.endpoint,
             "S3_ACCESS_KEY": self.access_key,
@@ -147,6 +158,7 @@ class S3Server(Process):
         }
 
     def keys(self, bucket):
+        """The keys of all uploaded objects."""
         found = self.client.list_objects(bucket_name=bucket, prefix="uploads/", recursive=True)
         return {each.object_name for each in found}
 
@@ -156,6 +168,8 @@ class S3Server(Process):
 
 
 class SeaweedFS(S3Server):
+    """SeaweedFS in one process, from the wheel."""
+
     def __init__(self, directory, options=(), ca_certs=None):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -165,9 +179,11 @@ class SeaweedFS(S3Server):
         servers.write_identities(identities, self.access_key, self.secret_key)
         command = servers.seaweedfs(directory / "data", port, identities, *options)
         super().__init__(command, directory, port, ca_certs)
-        wait_until(lambda: self.make_bucket("warm-up") and self._takes_objects(), 60)
+        # It answers requests before it has a volume to write an object to.
+        wait_until(lambda: self.make_bucket("warm-up") and self.takes_objects(), 60)
 
-    def _takes_objects(self):
+    def takes_objects(self):
+        """True once an object can be written; until then this raises."""
         self.client.put_object(
             bucket_name="warm-up", object_name="x", data=io.BytesIO(b"x"), length=1
         )
@@ -175,7 +191,7 @@ class SeaweedFS(S3Server):
 
 
 class Moto(S3Server):
-    """The server of moto, which knows users and their policies too."""
+    """The server of moto. Once ``make_user`` was called it checks IAM users and their policies."""
 
     def __init__(self, directory):
         port = servers.free_port()
@@ -184,7 +200,7 @@ class Moto(S3Server):
         super().__init__(command, Path(directory), port)
 
     def make_user(self, name, policy):
-        """Settings of a user who may do what the policy says; from now on rights are checked."""
+        """The settings of a new user, whose rights are those of the policy."""
         iam = boto3.client(
             "iam",
             endpoint_url=self.endpoint,
@@ -195,12 +211,13 @@ class Moto(S3Server):
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
         made = iam.create_access_key(UserName=name)["AccessKey"]
+        # The body is the number of requests that moto still lets pass without a check.
         HTTP.request("POST", f"{self.endpoint}/moto-api/reset-auth", body=b"0")
         return {"S3_ACCESS_KEY": made["AccessKeyId"], "S3_SECRET_KEY": made["SecretAccessKey"]}
 
 
 class Service(Process):
-    """The real gunicorn with the shipped configuration."""
+    """The service under gunicorn, with the shipped configuration."""
 
     def __init__(self, log, environ, directory=ROOT):
         self.directory = directory
@@ -210,23 +227,32 @@ class Service(Process):
         super().__init__(command, log, **environ)
         wait_until(lambda: self.get("/healthz").status == 200)
 
+    @property
+    def workers(self):
+        """The process ids of its workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return {int(pid) for pid in children.split()}
+
     def get(self, path, **headers):
         return HTTP.request("GET", self.url + path, headers=headers)
 
-    def upload(self, file, key, *, name="photo.png", fields=None, query="", **headers):
-        """One upload as a client sends it; header names with _ for -."""
-        headers = {each.replace("_", "-"): value for each, value in headers.items()}
-        if key is not None:
-            headers["x-api-key"] = key
-        fields = {**(fields or {}), "image": (name, file)}
-        body, content_type = urllib3.encode_multipart_formdata(fields)
-        headers["Content-Type"] = content_type
-        url = f"{self.url}/upload/image{query}"
-        return HTTP.request("POST", url, body=body, headers=headers)
+    def upload(self, file, key, **options):
+        return upload(HTTP, self.url, file, key, **options)
+
+
+def upload(http, url, file, key, *, name="photo.png", fields=None, query="", **headers):
+    """Send one upload; ``headers`` have _ in place of -, and ``key`` None sends no key."""
+    headers = {each.replace("_", "-"): value for each, value in headers.items()}
+    if key is not None:
+        headers["x-api-key"] = key
+    fields = {**(fields or {}), "image": (name, file)}
+    body, content_type = urllib3.encode_multipart_formdata(fields)
+    headers["Content-Type"] = content_type
+    return http.request("POST", f"{url}/upload/image{query}", body=body, headers=headers)
 
 
 def run(command, *, directory=ROOT, timeout=60, **environ):
-    """A program of any kind, ended, with what it printed."""
+    """Run a program to its end; its exit status and what it printed."""
     return subprocess.run(
         command,
         cwd=directory,
@@ -240,21 +266,21 @@ def run(command, *, directory=ROOT, timeout=60, **environ):
 
 
 def flask(*arguments, **environ):
-    """A command of the service's own, ended and without a traceback."""
+    """Run one of the service's own commands to its end; it must print no traceback."""
     done = run([str(servers.SCRIPTS / "flask"), "--app", "wsgi", *arguments], **environ)
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
 
 def doctor(redis_url, store_settings, **environ):
-    """Exit status of ``flask doctor``, and what it found by what it looked at."""
+    """The exit status of ``flask doctor``, and its findings by the name of the check."""
     done = flask("doctor", "--json", REDIS_URL=redis_url, **(store_settings | environ))
     return done.returncode, {each["check"]: each for each in json.loads(done.stdout)}
 
 
 @contextmanager
 def services(tmp_path_factory):
-    """A factory of services, all of which end with the block."""
+    """A factory of services; all of them are ended when the block ends."""
     running = []
 
     def make(redis_url, store_settings, *, directory=ROOT, **environ):
@@ -277,18 +303,70 @@ def services(tmp_path_factory):
             service.kill()
 
 
+def outcome(answer):
+    """The status of an upload, and its code: "ok" for a 200."""
+    return answer.status, answer.json().get("code", "ok")
+
+
 def record_name(key):
+    """The name of the key's record in Redis."""
     return f"apikey:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def key_id(key):
+    """The id under which logs, metrics and counters show the key."""
     return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def listed(redis_client):
-    """The names under way, and those on the sweep's list."""
+    """The names of uploads under way, and of those on the sweep's list."""
     found = set()
     for pattern in ("pending:*", "sweeping:*"):
         for key in redis_client.scan_iter(pattern):
             found |= {name.decode() for name in redis_client.zrange(key, 0, -1)}
     return found
+
+
+def object_names(keys):
+    """The names in the journal of the objects with these keys."""
+    return {key.removeprefix("uploads/").rpartition(".")[0] for key in keys}
+
+
+def everything_in(redis_client):
+    """Every name in Redis, with its value."""
+    readers = {
+        b"hash": redis_client.hgetall,
+        b"string": redis_client.get,
+        b"zset": lambda name: redis_client.zrange(name, 0, -1, withscores=True),
+        b"set": redis_client.smembers,
+        b"list": lambda name: redis_client.lrange(name, 0, -1),
+    }
+    return {name: readers[redis_client.type(name)](name) for name in redis_client.scan_iter()}
+
+
+def upload_at_once(service, keys, file, uploads):
+    """Count the statuses of this many uploads at once, sent with the keys in turn."""
+    body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.jpg", file)})
+    client = urllib3.PoolManager(maxsize=uploads, retries=False, timeout=120)
+
+    def send(number):
+        headers = {"Content-Type": content_type, "x-api-key": keys[number % len(keys)]}
+        url = f"{service.url}/upload/image"
+        return client.request("POST", url, body=body, headers=headers).status
+
+    with ThreadPoolExecutor(uploads) as pool:
+        return Counter(pool.map(send, range(uploads)))
+
+
+def copy_code(directory):
+    """Copy the code of the service to a directory, where a test may change it."""
+    for part in ("app", "deploy"):
+        shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "wsgi.py", directory)
+    return directory
+
+
+def add_to_gunicorn_conf(copy, text):
+    """Add lines to gunicorn's configuration in a copy of the code."""
+    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
+        conf.write(text)

@@ -1,4 +1,4 @@
-"""Small servers that stand in for a store, and do what real ones do only on bad days."""
+"""Small HTTP servers in place of a store, which answer as real stores do when they fail."""
 
 import hashlib
 import json
@@ -10,37 +10,47 @@ from urllib.parse import urlsplit
 
 
 class StandIn(ThreadingHTTPServer):
-    """An HTTP server on a free port of the loopback; ``answer`` decides what it says."""
+    """An HTTP server on a free port of the loopback interface; subclasses define ``answer``.
+
+    ``seen`` has the method and path of every request.
+    """
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 128  # the default of 5 refuses connections of parallel uploads
 
     def __init__(self, tls=None):
-        """``tls`` is the context of a server that speaks it."""
+        """With ``tls``, an SSLContext, it is a server of HTTPS."""
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen, self.scheme = [], "https" if tls else "http"
         if tls:
+            # Without a handshake in accept(), where a client that refuses the certificate would
+            # raise an error and keep the others waiting.
             self.socket = tls.wrap_socket(
                 self.socket, server_side=True, do_handshake_on_connect=False
             )
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def handle_error(self, *_):
-        """Clients that hang up are nothing to print."""
+        """Print nothing: clients that hang up are part of the tests."""
 
     @property
     def url(self):
         return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
     def settings(self, bucket="assets"):
+        """The environment of a service that uses this server as its store."""
         keys = {"S3_ACCESS_KEY": "stand-in", "S3_SECRET_KEY": "stand-in-secret"}
         return {"S3_ENDPOINT": self.url, "S3_BUCKET": bucket, **keys}
 
     def count(self, method):
+        """The number of requests with this method."""
         return sum(seen.startswith(f"{method} ") for seen in self.seen)
 
     def answer(self, method, path, headers, body):
-        """Status, headers and body; pieces of a body need a Content-Length among the headers."""
+        """Return status, headers and body.
+
+        The body is bytes, or an iterable of bytes with a Content-Length among the headers.
+        """
         raise NotImplementedError
 
     def __enter__(self):
@@ -79,7 +89,7 @@ for method in ("GET", "HEAD", "PUT", "DELETE", "POST"):
 
 
 class LoginPage(StandIn):
-    """Says 200 and the same page to everything: a wrong port, a single-page site, a portal."""
+    """Answers every request with 200 and one page: a wrong port, or the login page of a network."""
 
     def answer(self, method, path, headers, body):
         page = {"Content-Type": "text/html", "ETag": 'W/"1b-abc"'}
@@ -87,12 +97,11 @@ class LoginPage(StandIn):
 
 
 class Store(StandIn):
-    """A store of one bucket in memory, which believes every signature.
+    """A store with one bucket in memory, which checks no signature.
 
-    ``refuse(method, key, headers, body)`` gives status, headers and body of an
-    answer, or None for the ordinary one; ``key`` is empty for the bucket, and has
-    the query behind a question mark if there is one. With ``versioned`` what is
-    deleted stays in ``versions``, unless its version is named.
+    ``refuse(method, key, headers, body)`` returns the status, headers and body of a refusal, or
+    None for the normal answer. ``key`` is empty for the bucket; a query follows it after "?".
+    With ``versioned`` a deleted object stays in ``versions``, unless the request names its version.
     """
 
     def __init__(self, refuse=lambda *_: None, tls=None):
@@ -146,7 +155,7 @@ class Store(StandIn):
 
 
 def s3_error(status, code, message="", **headers):
-    """An answer of an S3 store that says no."""
+    """A refusal of an S3 store; ``headers`` have _ in place of -."""
     said = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     more = {name.replace("_", "-"): value for name, value in headers.items()}
     return (
@@ -157,10 +166,10 @@ def s3_error(status, code, message="", **headers):
 
 
 class MetadataService(StandIn):
-    """EC2's metadata service, version 2: the credentials of the machine's role.
+    """EC2's metadata service, version 2, which gives a machine the credentials of its role.
 
-    ``number`` is that of the credentials it gives, ``seconds`` how long they
-    last; ``settings`` has the environment that leads to it and nowhere else.
+    ``number`` is part of the credentials that it gives now, ``seconds`` their lifetime. With
+    ``broken`` it answers 500.
     """
 
     def __init__(self):
@@ -192,7 +201,7 @@ class MetadataService(StandIn):
 
 
 def only(*access_keys):
-    """Makes a Store refuse whoever signs with another key, as real ones do."""
+    """For ``Store.refuse``: refuse requests that are signed with another access key."""
 
     def refuse(method, key, headers, body):
         authorization = headers.get("Authorization", "")

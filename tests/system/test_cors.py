@@ -1,4 +1,4 @@
-"""Browsers of other origins, as the real service answers them."""
+"""Requests of browsers from other origins (CORS)."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_a_preflight_needs_no_key(cross_origin):
     assert all(name in allowed for name in ("accept", "cache-control", "x-requested-with"))
 
 
-def test_a_named_origin_can_read_refusals(cross_origin):
+def test_an_origin_that_is_named_in_the_setting_can_read_refusals(cross_origin):
     answer = cross_origin.upload(b"x", None, Origin=ORIGIN)
     assert answer.status == 401
     assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN

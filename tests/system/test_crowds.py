@@ -1,4 +1,4 @@
-"""Hundreds of clients that send slowly, fall silent or do not read: others are served as ever."""
+"""Hundreds of clients that send slowly, stop sending or do not read delay no other client."""
 
 import resource
 import socket
@@ -12,12 +12,14 @@ from tests.system.stack import wait_until
 CROWD = 500
 PNG = picture()
 UPLOAD = b"POST /upload/image HTTP/1.1\r\nHost: x\r\n"
+UNFINISHED = b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000\r\n\r\n--b"
 DOCS = b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def crowded(make_service, valkey, seaweedfs, bucket):
-    """One process, which has all of a crowd to itself."""
+    """A service of one process, which has to serve the whole crowd."""
+    # Each connection takes a file descriptor in this process and one in the service.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return make_service(valkey.url, seaweedfs.settings(bucket), WEB_CONCURRENCY="1")
@@ -25,7 +27,7 @@ def crowded(make_service, valkey, seaweedfs, bucket):
 
 def connect(service, *, reads=True):
     client = socket.socket()
-    if not reads:
+    if not reads:  # a small buffer, so that the service soon cannot send any more
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     client.settimeout(60)
     client.connect(("127.0.0.1", service.port))
@@ -33,7 +35,7 @@ def connect(service, *, reads=True):
 
 
 def served(service, key, times=20):
-    """The statuses of uploads, health checks and a page beside the crowd."""
+    """The statuses of another client: uploads, health checks and the page."""
     statuses = set()
     for _ in range(times):
         statuses.add(service.upload(PNG, key).status)
@@ -42,7 +44,7 @@ def served(service, key, times=20):
 
 
 def pipeline(client):
-    """As many requests as the other side takes, and no answer is read."""
+    """Send requests until the service reads no more of them, and read no answer."""
     client.settimeout(0.2)
     try:
         for _ in range(50):
@@ -54,9 +56,7 @@ def pipeline(client):
 CROWDS = {
     "silent": lambda client: None,
     "a head that stops": lambda client: client.sendall(UPLOAD + b"x-api-"),
-    "a body that stops": lambda client: client.sendall(
-        UPLOAD + b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000\r\n\r\n--b"
-    ),
+    "a body that stops": lambda client: client.sendall(UPLOAD + UNFINISHED),
     "a length of twenty digits": lambda client: client.sendall(
         UPLOAD + b"Content-Length: 99999999999999999999\r\n\r\n"
     ),
@@ -69,7 +69,7 @@ CROWDS = {
 
 
 @pytest.mark.parametrize("crowd", CROWDS)
-def test_a_crowd_holds_up_nobody(crowded, api_key, crowd):
+def test_a_crowd_does_not_delay_others(crowded, api_key, crowd):
     key = api_key()
     with ExitStack() as stack:
         for _ in range(CROWD):
@@ -78,7 +78,7 @@ def test_a_crowd_holds_up_nobody(crowded, api_key, crowd):
     assert served(crowded, key, 1) == {200}
 
 
-def test_clients_that_pipeline_as_fast_as_they_can_hold_up_nobody(crowded, api_key):
+def test_clients_that_pipeline_as_fast_as_they_can_do_not_delay_others(crowded, api_key):
     key = api_key()
     with ExitStack() as stack:
         for _ in range(100):
@@ -86,15 +86,15 @@ def test_clients_that_pipeline_as_fast_as_they_can_hold_up_nobody(crowded, api_k
         assert served(crowded, key, 7) == {200}
 
 
-def test_more_silent_connections_than_there_is_room_for_hold_up_nobody(crowded, api_key):
+def test_more_silent_connections_than_a_process_takes_do_not_delay_others(crowded, api_key):
     key = api_key()
     with ExitStack() as stack:
-        for _ in range(2300):
+        for _ in range(2300):  # worker_connections is 2000
             stack.enter_context(connect(crowded))
         assert served(crowded, key, 5) == {200}
 
 
-def test_a_stop_waits_for_no_silent_connection(make_service, valkey, seaweedfs, bucket):
+def test_a_stop_does_not_wait_for_silent_connections(make_service, valkey, seaweedfs, bucket):
     service = make_service(valkey.url, seaweedfs.settings(bucket))
     with ExitStack() as stack:
         for number in range(200):
@@ -103,7 +103,7 @@ def test_a_stop_waits_for_no_silent_connection(make_service, valkey, seaweedfs, 
                 CROWDS["kept alive"](client)
                 assert client.recv(12) == b"HTTP/1.1 200"
         service.popen.terminate()
-        # It would take the 95 s of a kept-alive connection, and then the graceful time-out.
+        # A stop that waited for them would take gunicorn's keepalive of 95 s.
         assert service.popen.wait(30) == 0
 
 
@@ -112,11 +112,10 @@ def test_a_stop_with_a_thousand_slow_bodies_ends_within_the_graceful_time(
 ):
     settings = seaweedfs.settings(bucket) | {"BODY_TIMEOUT": "5", "UPLOAD_TIMEOUT": "3"}
     service = make_service(valkey.url, settings)
-    head = UPLOAD + f"x-api-key: {api_key()}\r\n".encode()
-    head += b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000\r\n\r\n--b"
+    start = UPLOAD + f"x-api-key: {api_key()}\r\n".encode() + UNFINISHED
     with ExitStack() as stack:
         for _ in range(1000):
-            stack.enter_context(connect(service)).sendall(head)
+            stack.enter_context(connect(service)).sendall(start)
         wait_until(lambda: service.get("/healthz").status == 200)
         service.popen.terminate()
         assert service.popen.wait(60) == 0

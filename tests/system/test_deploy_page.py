@@ -1,7 +1,7 @@
-"""The recipe of docs/deploy.md, line by line in one bash, against real servers in a directory.
+"""The commands of docs/deploy.md as they stand, run by bash in a directory, with real servers.
 
-What needs a machine of its own stands in: apt, useradd and pip do nothing, git copies the program,
-certbot signs a certificate itself, and systemctl starts what the units say. All else is real.
+Programs that would change the machine are replaced: apt-get, useradd and pip do nothing, git copies
+the code, certbot finds a certificate that is there, and systemctl starts the commands of the units.
 """
 
 import os
@@ -21,6 +21,7 @@ from tests.system.stack import ROOT, run, wait_until
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 SITE = ROOT / "deploy" / "nginx" / "uploader.conf"
 
+# Scripts in place of programs, by name; {names} are filled in for the test's directory and ports.
 STAND_INS = {
     "apt-get": ":",
     "useradd": ":",
@@ -57,7 +58,7 @@ esac
 
 
 def recipe():
-    """The lines of the page's first machine."""
+    """The commands under "From nothing to TLS"."""
     [block] = re.findall(
         r"^## From nothing to TLS.*?^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
     )
@@ -65,7 +66,7 @@ def recipe():
 
 
 class Box:
-    """A directory that is the machine: its /etc, /root, /opt, and programs that stand in."""
+    """A directory in place of the machine: its /etc, /root, /opt, and the replaced programs."""
 
     def __init__(self, directory):
         self.path = directory
@@ -103,13 +104,13 @@ class Box:
             program.chmod(0o755)
 
     def here(self, text):
-        """With this machine's paths and ports in place of the page's."""
+        """The text with paths in this directory and with free ports in place of the page's."""
         for name, port in (("6379", "redis"), ("8000", "service"), ("8002", "metrics")):
             text = re.sub(rf"(?<=[:=]){name}\b", str(self.ports[port]), text)
         return re.sub(r"(?<![\w.\]}])(?=/(etc|opt|root|usr/local|var)/)", str(self.path), text)
 
     def run(self, script, **environ):
-        """Like a person who types these lines and stops at the first that fails."""
+        """Run lines as a person types them, up to the first that fails."""
         return run(
             ["bash", "-euo", "pipefail", "-c", script],
             directory=self.path,
@@ -119,6 +120,7 @@ class Box:
         )
 
     def end(self):
+        """End everything that the replaced systemctl has started."""
         pids = self.path / "pids"
         for pid in pids.read_text().split() if pids.exists() else []:
             try:
@@ -135,8 +137,8 @@ def box(tmp_path):
     box.end()
 
 
-def installed(box):
-    """Before the recipe's files are used they are moved to this machine, too."""
+def adapt_installed_files(box):
+    """Put this directory and its ports into the files that the recipe has installed."""
     for name in ("deploy/uploader", "deploy/systemd/uploader.service"):
         file = box.path / "opt/uploader" / name
         file.write_text(box.here(file.read_text()))
@@ -149,10 +151,11 @@ def installed(box):
 
 
 def steps(box, store):
-    """The recipe for this machine and this store."""
+    """The numbered steps of the recipe, for this directory and this store."""
     script = recipe()
     for name, value in store.items():
         script = re.sub(rf"^{name}=.*$", f"{name}={value}", script, flags=re.MULTILINE)
+    # Only root may give a file to another group.
     script = script.replace(" -g redis", "") if os.geteuid() else script
     parts = re.split(r"^(?=# \d)", box.here(script), flags=re.MULTILINE)
     assert len(parts) == 7
@@ -160,7 +163,7 @@ def steps(box, store):
 
 
 @pytest.mark.needs_program("redis-server", "redis-cli", "nginx", "openssl", "curl")
-def test_every_line_of_the_recipe_runs_and_its_last_one_stores_an_image(box, seaweedfs):
+def test_every_line_of_the_recipe_runs_and_the_last_one_stores_an_image(box, seaweedfs):
     store = seaweedfs.settings(seaweedfs.make_bucket("recipe"))
     before = seaweedfs.keys("recipe")
     subprocess.run(
@@ -169,7 +172,7 @@ def test_every_line_of_the_recipe_runs_and_its_last_one_stores_an_image(box, sea
     programs, *rest, first_image = steps(box, store)
     done = box.run(programs)
     assert done.returncode == 0, done.stderr
-    installed(box)
+    adapt_installed_files(box)
     wait_until(lambda: box.run("redis-cli PING").returncode == 0)
     box.run("redis-cli SET kept 1")
     script = f"cd {box.path}/opt/uploader\n" + "".join(rest)

@@ -23,7 +23,9 @@ def store(seaweedfs, bucket):
     return seaweedfs.settings(bucket)
 
 
-def test_when_all_is_well_it_says_so_and_leaves_nothing_behind(server, store, seaweedfs, bucket):
+def test_without_a_fault_all_checks_are_ok_and_nothing_is_left_behind(
+    server, store, seaweedfs, bucket
+):
     before = seaweedfs.keys(bucket)
     status, found = doctor(server.url, store, WEB_CONCURRENCY="1")
     assert status == 0
@@ -34,7 +36,7 @@ def test_when_all_is_well_it_says_so_and_leaves_nothing_behind(server, store, se
         "Valkey" in found["redis version"]["found"] or "valkey" in found["redis version"]["found"]
     )
     assert seaweedfs.keys(bucket) - before == set()
-    # The sweep's history is the service's own: the doctor looks through the list as a sweep does.
+    # The sweep's history stays: the doctor reads the sweep's list as a sweep does.
     wait_until(lambda: server.client.keys("[^h]*") == [])
 
 
@@ -133,7 +135,7 @@ def test_a_bucket_that_anyone_may_list_and_write_is_reported(server, tmp_path):
         path.write_text(json.dumps(identities))
         public.kill()
         public.start()
-        wait_until(public._takes_objects, 60)
+        wait_until(public.takes_objects, 60)
         status, found = doctor(server.url, public.settings("assets"))
         assert status == 1
         assert found["public listing"]["state"] == found["public writing"]["state"] == "failed"
@@ -143,7 +145,7 @@ def test_a_bucket_that_anyone_may_list_and_write_is_reported(server, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [SeaweedFS, Moto])
-def test_a_bucket_that_keeps_versions_keeps_none_of_the_doctor_s(server, tmp_path, kind):
+def test_the_doctor_leaves_no_version_in_a_bucket_that_keeps_versions(server, tmp_path, kind):
     versioned = kind(tmp_path)
     try:
         versioned.make_bucket("assets")

@@ -1,21 +1,29 @@
-"""Redis behind Sentinel and as a Cluster: uploads go on after a fail-over, without a restart."""
-
-import hashlib
+"""Redis behind Sentinel and as a Cluster: uploads go on after a failover, without a restart."""
 
 import pytest
 import redis
 import servers
 
 from tests.pictures import picture
-from tests.system.stack import KINDS, Process, Valkey, flask, redis_command, wait_until
+from tests.system.stack import (
+    KINDS,
+    Process,
+    Valkey,
+    flask,
+    record_name,
+    redis_command,
+    wait_until,
+)
 
 PNG = picture()
 KEY = "k" * 64
-RECORD = "apikey:" + hashlib.sha256(KEY.encode()).hexdigest()
+RECORD = record_name(KEY)
 GRANTS = {"roles": "uploader", "rate_limit": "100000/minute"}
 
 
 class Sentinel(Process):
+    """One of the three Sentinels, two of which must agree that the primary is down."""
+
     def __init__(self, kind, directory, primary_port):
         directory.mkdir()
         self.port = servers.free_port()
@@ -40,20 +48,22 @@ def processes():
 
 
 def linked(replica):
+    """Whether a replica follows its primary."""
     return replica.client.info("replication")["master_link_status"] == "up"
 
 
 def swept(service):
-    """What a sweep said that was begun by hand."""
+    """The first part of what ``flask uploads sweep`` prints: it works with this kind of Redis."""
     done = flask("uploads", "sweep", **service.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.partition(",")[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_uploads_go_on_after_a_fail_over_under_sentinel(
+def test_uploads_go_on_after_a_failover_under_sentinel(
     kind, make_service, seaweedfs, bucket, tmp_path, processes
 ):
+    # A replica is filled at once, and not after the 5 s in which Redis waits for more replicas.
     quick = ("--save", "", "--repl-diskless-sync-delay", "0")
     primary = Valkey(tmp_path / "primary", options=quick, kind=kind)
     follow = ("--replicaof", f"127.0.0.1 {primary.port}")
@@ -79,7 +89,7 @@ def test_uploads_go_on_after_a_fail_over_under_sentinel(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_uploads_go_on_in_a_cluster_that_lost_a_node(
+def test_uploads_go_on_in_a_cluster_that_has_lost_a_node(
     kind, make_service, seaweedfs, bucket, tmp_path, processes
 ):
     nodes, buses = [], []
@@ -93,6 +103,7 @@ def test_uploads_go_on_in_a_cluster_that_lost_a_node(
         buses.append(bus)
     processes += nodes
     primaries, replicas = nodes[:3], nodes[3:]
+    # A Cluster has 16,384 hash slots, here a third for each primary.
     for primary, (first, last) in zip(
         primaries, ((0, 5460), (5461, 10922), (10923, 16383)), strict=True
     ):

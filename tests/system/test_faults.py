@@ -1,4 +1,7 @@
-"""Every way in which Redis or the store can fail: a quick answer, nothing left, a recovery."""
+"""Redis or the store fails in every way that the proxy knows, and in some more.
+
+Each time the client soon gets a 503, no object stays behind, and the service recovers by itself.
+"""
 
 import time
 
@@ -7,7 +10,7 @@ import servers
 
 from tests.pictures import padded, picture
 from tests.system.proxy import Proxy
-from tests.system.stack import Valkey, listed, record_name, wait_until
+from tests.system.stack import Valkey, listed, object_names, outcome, record_name, wait_until
 
 PNG = picture()
 PHOTO = padded("PNG", 3_000_000)
@@ -17,7 +20,7 @@ FAULTS = ("refuse", "black_hole", "delay", "throttle", "cut", "cut_answer", "gar
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory):
-    """Not shared with other modules: their services would take turns at the sweep."""
+    """Not shared with other modules, whose services would sweep these uploads too."""
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     yield server
     server.kill()
@@ -32,6 +35,7 @@ def redis_proxy(valkey):
 
 @pytest.fixture(scope="module")
 def store_proxy(seaweedfs):
+    """One for the whole module, because ``fragile`` is."""
     proxy = Proxy(("127.0.0.1", seaweedfs.port))
     yield proxy
     proxy.close()
@@ -47,12 +51,8 @@ def fragile(make_service, redis_proxy, store_proxy, seaweedfs, bucket):
     return make_service(f"redis://127.0.0.1:{redis_proxy.port}/0", settings)
 
 
-def outcome(answer):
-    return answer.status, answer.json().get("code", "ok")
-
-
 def bounded(call):
-    """The result, which must come within the contract's 10 s (and a little for the machine)."""
+    """The result of a call, which must come within 10 s, and 2 s more for a busy machine."""
     start = time.monotonic()
     result = call()
     assert time.monotonic() - start < 12, "the client waited too long for its answer"
@@ -60,23 +60,21 @@ def bounded(call):
 
 
 def assert_recovers(service, key, seconds=5):
-    """The name under which the first upload that succeeds is stored."""
+    """Upload until one succeeds; the key of its object."""
     return wait_until(lambda: service.upload(PNG, key).json()["data"]["key"], seconds + 3)
 
 
 def assert_nothing_is_left(seaweedfs, bucket, before, good, redis_client, seconds=30):
-    """Objects are those of 200s, or on the sweep's list."""
+    """Every new object is one of a 200 (``good``), or its name is on the sweep's list."""
 
     def settled():
-        extra = seaweedfs.keys(bucket) - before - good
-        names = {key.removeprefix("uploads/").rpartition(".")[0] for key in extra}
-        return names <= listed(redis_client)
+        return object_names(seaweedfs.keys(bucket) - before - good) <= listed(redis_client)
 
     wait_until(settled, seconds)
 
 
 @pytest.mark.parametrize("mode", FAULTS)
-def test_a_failing_redis_is_503_in_time_and_recovered_from(
+def test_uploads_are_503_in_time_while_redis_fails_and_then_go_on(
     fragile, redis_proxy, seaweedfs, bucket, redis_client, api_key, mode
 ):
     key = api_key()
@@ -100,7 +98,7 @@ def test_a_failing_redis_is_503_in_time_and_recovered_from(
 
 @pytest.mark.parametrize("mode", FAULTS)
 @pytest.mark.parametrize("file", [PNG, PHOTO], ids=["small", "photo"])
-def test_a_failing_store_is_503_in_time_and_leaves_nothing(
+def test_uploads_are_503_in_time_and_leave_nothing_while_the_store_fails(
     fragile, store_proxy, seaweedfs, bucket, redis_client, api_key, mode, file
 ):
     key = api_key()
@@ -114,7 +112,7 @@ def test_a_failing_store_is_503_in_time_and_leaves_nothing(
         store_proxy.mode = "pass"
     for answer in answers:
         if answer.status == 200:
-            assert mode in ("delay", "throttle")
+            assert mode in ("delay", "throttle")  # slow, but within the timeouts
             continue
         assert outcome(answer) == (503, "storage_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
@@ -124,10 +122,10 @@ def test_a_failing_store_is_503_in_time_and_leaves_nothing(
     assert_recovers(fragile, key)
 
 
-def test_a_put_whose_answer_is_lost_is_found_out(
+def test_an_object_whose_put_was_not_answered_is_swept(
     fragile, store_proxy, seaweedfs, bucket, redis_client, api_key
 ):
-    """The store takes the object, its answer never comes, then the store is back."""
+    """The store keeps the object, its answer is lost, and then the store works again."""
     key = api_key()
     assert_recovers(fragile, key)
     before = seaweedfs.keys(bucket)
@@ -135,7 +133,6 @@ def test_a_put_whose_answer_is_lost_is_found_out(
     answer = fragile.upload(PNG, key)
     store_proxy.mode = "pass"
     assert outcome(answer) == (503, "storage_unavailable")
-    # The sweep deletes the object that was not answered 200.
     wait_until(lambda: seaweedfs.keys(bucket) <= before, 30)
 
 
@@ -162,7 +159,7 @@ def test_a_failure_that_needs_a_person_is_logged_as_critical_and_named_in_readyz
         service.stop()
 
 
-def test_it_starts_and_stays_up_without_redis_and_the_store(
+def test_the_service_starts_without_redis_and_uses_it_once_it_is_there(
     make_service, tmp_path, seaweedfs, bucket
 ):
     port = servers.free_port()
@@ -177,7 +174,7 @@ def test_it_starts_and_stays_up_without_redis_and_the_store(
         service.stop()
 
 
-def test_a_redis_that_is_killed_and_started_again_is_used_again(
+def test_uploads_go_on_after_redis_was_killed_and_started_again(
     make_service, tmp_path, seaweedfs, bucket
 ):
     options = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
@@ -196,7 +193,7 @@ def test_a_redis_that_is_killed_and_started_again_is_used_again(
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only", "no permission"])
-def test_a_redis_that_answers_but_cannot_serve_is_503(
+def test_uploads_are_503_when_redis_answers_with_errors(
     make_service, tmp_path, seaweedfs, bucket, trouble
 ):
     redis = Valkey(tmp_path / "valkey")
@@ -212,6 +209,7 @@ def test_a_redis_that_answers_but_cannot_serve_is_503(
             case _:
                 redis.client.execute_command("ACL", "SETUSER", "default", "-@write", "-@scripting")
         assert outcome(service.upload(PNG, KEY)) == (503, "redis_unavailable")
+        # /readyz repeats an answer for a second.
         wait_until(lambda: service.get("/readyz").status == 503, 5)
         assert service.get("/readyz").json()["checks"]["redis"] != "ok"
     finally:
@@ -219,14 +217,14 @@ def test_a_redis_that_answers_but_cannot_serve_is_503(
         service.stop()
 
 
-def test_readyz_answers_in_time_when_both_are_black_holes(
+def test_readyz_answers_in_time_when_redis_and_the_store_do_not(
     fragile, redis_proxy, store_proxy, api_key
 ):
     redis_proxy.mode = store_proxy.mode = "black_hole"
     try:
         start = time.monotonic()
         answer = fragile.get("/readyz")
-        assert answer.status in (200, 503)  # 200 only from the cache of a second ago
+        assert answer.status in (200, 503)  # 200 where it repeats the answer of a second ago
         wait_until(lambda: fragile.get("/readyz").status == 503, 8)
         assert time.monotonic() - start < 10
     finally:

@@ -1,4 +1,4 @@
-"""Keys through real gunicorn: what is no key is refused, and Redis holds none to use."""
+"""API keys with real servers: only a valid key is accepted, and Redis never holds a usable one."""
 
 import hashlib
 import http.client
@@ -15,20 +15,27 @@ import pytest
 import servers
 
 from tests.pictures import picture
-from tests.system.stack import HTTP, ROOT, key_id, record_name, wait_until
+from tests.system.raw import BOUNDARY, form
+from tests.system.stack import (
+    HTTP,
+    ROOT,
+    Valkey,
+    everything_in,
+    flask,
+    key_id,
+    record_name,
+    wait_until,
+)
 
 PNG = picture()
-BOUNDARY = "boundary-of-the-test"
-BODY = (
-    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-).encode() + (PNG + f"\r\n--{BOUNDARY}--\r\n".encode())
+BODY = form(PNG)
 
 
 def post(service, headers=(), query=b""):
-    """An upload with headers and a query as bytes: a name may come twice, a value be anything."""
+    """Upload with headers and a query of any bytes; a header may be given twice."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     connection.putrequest("POST", "/upload/image", skip_accept_encoding=True)
-    # http.client checks what it is given; what is tried here must get past it
+    # http.client refuses such values, so they are written to its buffer.
     connection._buffer[0] = b"POST /upload/image" + query + b" HTTP/1.1"
     connection.putheader("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
     connection.putheader("Content-Length", str(len(BODY)))
@@ -50,13 +57,14 @@ def code(answer):
 
 @pytest.fixture(scope="module")
 def known(valkey):
-    """A good key, for those who try to come near it; its first letter has a look-alike."""
+    """A valid key. It begins with an "a", for which Cyrillic has a look-alike."""
     key = "a" + secrets.token_hex(32)[1:]
     valkey.client.hset(record_name(key), mapping={"name": "Good", "roles": "uploader"})
     return key
 
 
 def hostile(key):
+    """Values that are not the key but close to it, or that could be taken for code."""
     digest = hashlib.sha256(key.encode()).hexdigest()
     return {
         "its own hash": digest,
@@ -90,7 +98,7 @@ KINDS = sorted(hostile("0" * 64))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_header_that_is_not_the_key_is_refused(service, known, kind):
     answer = with_header(service, hostile(known)[kind].encode())
-    # gunicorn refuses headers over 8190 bytes before the application sees them
+    # gunicorn refuses headers over 8,190 bytes before the application sees them.
     refused = (401, 400, 431) if kind.startswith("10 kB") else (401,)
     assert answer.status in refused
     assert known.encode() not in answer.body
@@ -103,7 +111,7 @@ def test_a_header_that_is_not_the_key_is_refused(service, known, kind):
 def test_a_query_that_is_not_the_key_is_refused(service, known, kind):
     value = "".join(f"%{byte:02x}" for byte in hostile(known)[kind].encode())
     answer = post(service, query=f"?x-api-key={value}".encode())
-    # gunicorn refuses request lines over its limit before the application sees them
+    # The same for request lines, by limit_request_line.
     refused = (401, 400, 414) if kind.startswith("10 kB") else (401,)
     assert answer.status in refused
     assert known.encode() not in answer.body
@@ -112,19 +120,19 @@ def test_a_query_that_is_not_the_key_is_refused(service, known, kind):
 @pytest.mark.parametrize(
     "added", ["%0a", "%0d%0a", "%00", "%20", "%09", "%ff", "%ed%a0%80", "%c0%80", "%e2%80%8b"]
 )
-def test_a_good_key_with_a_little_more_in_the_query_is_not_the_key(service, known, added):
+def test_a_valid_key_with_one_more_character_in_the_query_is_refused(service, known, added):
     for value in (known + added, added + known):
         assert code(post(service, query=f"?x-api-key={value}".encode())) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("value", [b"\xff\xfe", b"\xed\xa0\x80", b"\xc3\x28", b"\x80" * 100])
-def test_header_bytes_that_are_no_text_are_refused(service, value):
+def test_header_bytes_that_are_not_utf_8_are_refused(service, value):
     assert code(with_header(service, value)) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("added", [b"\0", b"\n", b"\r", b"\n\n", b"\r\nx: y", b"\x0b", b"\x7f"])
-def test_control_characters_in_the_header_never_give_a_500(service, known, added):
-    """gunicorn refuses most by itself; a line break starts another header, which is no attack."""
+def test_control_characters_in_the_header_never_cause_a_500(service, known, added):
+    """gunicorn refuses most of them; a line break begins another header, which does no harm."""
     answer = with_header(service, b"x" + known.encode() + added)
     assert answer.status in (400, 401)
     assert known.encode() not in answer.body
@@ -137,11 +145,11 @@ def test_the_same_header_twice_is_refused(service, known):
         assert code(answer) == (401, "invalid_api_key")
 
 
-def test_a_header_with_underscores_is_no_key(service, known):
+def test_a_header_with_underscores_in_its_name_is_ignored(service, known):
     assert code(post(service, [(b"x_api_key", known.encode())])) == (401, "missing_api_key")
 
 
-def test_the_headers_name_is_written_as_the_client_likes(service, known):
+def test_the_name_of_the_header_may_have_capital_letters(service, known):
     assert post(service, [(b"X-API-KEY", known.encode())]).status == 200
 
 
@@ -158,12 +166,12 @@ def test_an_empty_header_counts_as_absent(service, known):
     assert code(post(service, [(b"x-api-key", b"")])) == (401, "missing_api_key")
 
 
-def test_of_two_keys_in_the_query_only_one_is_looked_at(service, known):
+def test_of_two_keys_in_the_query_the_first_counts(service, known):
     query = f"?x-api-key=wrong&x-api-key={known}".encode()
     assert code(post(service, query=query)) == (401, "invalid_api_key")
 
 
-def test_a_key_in_the_body_or_elsewhere_is_none(service, known):
+def test_a_key_in_the_form_or_in_another_header_is_ignored(service, known):
     answer = service.upload(PNG, None, fields={"x-api-key": known}, authorization=f"Bearer {known}")
     assert answer.status == 401
     assert answer.json()["code"] == "missing_api_key"
@@ -188,7 +196,9 @@ def test_a_key_in_the_body_or_elsewhere_is_none(service, known):
         (b"uploader \xff", 401),
     ],
 )
-def test_roles_with_odd_white_space(service, api_key, roles, status):
+def test_roles_are_split_at_white_space_and_commas_and_must_match_exactly(
+    service, api_key, roles, status
+):
     assert service.upload(PNG, api_key(roles=roles)).status == status
 
 
@@ -208,7 +218,7 @@ def test_roles_with_odd_white_space(service, api_key, roles, status):
         {"name": b"\xed\xa0\x80"},
     ],
 )
-def test_records_that_cannot_be_read_or_are_over_grant_nothing(service, api_key, fields):
+def test_records_that_are_unreadable_expired_or_disabled_grant_nothing(service, api_key, fields):
     answer = service.upload(PNG, api_key(**fields))
     assert (answer.status, answer.json()["code"]) == (401, "invalid_api_key")
 
@@ -244,46 +254,39 @@ def test_a_change_counts_from_the_next_request(service, api_key, redis_client):
     assert service.upload(PNG, key).status == 401
 
 
-def test_what_the_commands_make_and_take_back_counts_at_once(service, valkey):
-    def flask(*arguments):
-        return subprocess.run(
-            [servers.SCRIPTS / "flask", "keys", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"REDIS_URL": valkey.url, "FLASK_APP": "wsgi"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+def test_changes_by_the_commands_count_from_the_next_request(service, valkey):
+    def keys(*arguments):
+        done = flask("keys", *arguments, REDIS_URL=valkey.url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    made = json.loads(flask("create", "Magazine CMS", "--role", "uploader", "--json"))
+    made = json.loads(keys("create", "Magazine CMS", "--role", "uploader", "--json"))
     assert service.upload(PNG, made["key"]).status == 200
-    turned = json.loads(flask("rotate", made["id"], "--overlap", "1h", "--json"))
+    successor = json.loads(keys("rotate", made["id"], "--overlap", "1h", "--json"))
     assert service.upload(PNG, made["key"]).status == 200
-    assert service.upload(PNG, turned["key"]).status == 200
-    flask("disable", made["id"])
+    assert service.upload(PNG, successor["key"]).status == 200
+    keys("disable", made["id"])
     assert service.upload(PNG, made["key"]).status == 401
-    flask("delete", turned["id"], "--yes")
-    assert service.upload(PNG, turned["key"]).status == 401
+    keys("delete", successor["id"], "--yes")
+    assert service.upload(PNG, successor["key"]).status == 401
 
 
 def test_unknown_keys_write_nothing(make_service, valkey_alone, store_settings):
     service = make_service(valkey_alone.url, store_settings)
-    before = everything(valkey_alone.client)
+    before = set(valkey_alone.client.scan_iter())
     for number in range(20):
         assert service.upload(PNG, f"unknown {number}").status == 401
         assert service.get("/upload/limits", **{"x-api-key": f"{number}"}).status == 401
-    after = everything(valkey_alone.client)
-    # of all records only the service's own, which no client's request wrote
-    assert set(after) - OWN == set(before) - OWN
+    after = set(valkey_alone.client.scan_iter())
+    assert after - BY_THE_SERVICE == before - BY_THE_SERVICE
 
 
-OWN = {b"sweep:turn", b"ready:check"}
+BY_THE_SERVICE = {b"sweep:turn", b"ready:check"}
+"""Names that the service writes without a request."""
 
 
 @pytest.fixture(scope="module")
 def valkey_alone(tmp_path_factory):
-    from tests.system.stack import Valkey
-
     server = Valkey(tmp_path_factory.mktemp("valkey-alone"))
     yield server
     server.kill()
@@ -294,19 +297,7 @@ def store_settings(seaweedfs, bucket):
     return seaweedfs.settings(bucket)
 
 
-def everything(client):
-    """Every name in Redis with all that is in it."""
-    readers = {
-        b"hash": client.hgetall,
-        b"string": client.get,
-        b"zset": lambda name: client.zrange(name, 0, -1, withscores=True),
-        b"set": client.smembers,
-        b"list": lambda name: client.lrange(name, 0, -1),
-    }
-    return {name: readers[client.type(name)](name) for name in client.scan_iter()}
-
-
-def test_a_dump_of_redis_holds_no_key_and_nothing_else_without_an_expiry(
+def test_a_dump_of_redis_holds_no_key_and_only_records_never_expire(
     make_service, valkey_alone, store_settings
 ):
     client = valkey_alone.client
@@ -329,7 +320,7 @@ def test_a_dump_of_redis_holds_no_key_and_nothing_else_without_an_expiry(
     assert service.get("/readyz").status == 200
 
     wait_until(lambda: client.hget(usage_name(good), "rejected") == b"2")
-    dump = repr(everything(client)) + repr([client.dump(name) for name in client.scan_iter()])
+    dump = repr(everything_in(client)) + repr([client.dump(name) for name in client.scan_iter()])
     for key in presented:
         assert key not in dump
     lasting = [name for name in client.scan_iter() if client.ttl(name) == -1]
@@ -357,7 +348,7 @@ def test_usage_counts_each_answer_in_its_field(service, api_key, redis_client):
     assert 89 * 86400 < redis_client.ttl(usage_name(key)) <= 90 * 86400
 
 
-def test_when_a_key_was_last_used_stands_beside_its_record(service, api_key, redis_client):
+def test_the_time_of_the_last_use_is_stored_beside_the_record(service, api_key, redis_client):
     key = api_key()
     record = redis_client.hgetall(record_name(key))
     assert service.upload(PNG, key).status == 200
@@ -385,7 +376,7 @@ def usage_name(key):
 
 
 def on_a_terminal(url, columns, *arguments):
-    """What ``flask keys`` shows on a terminal of this width."""
+    """The output of ``flask keys`` on a terminal of this width."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
     environ = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
@@ -404,13 +395,13 @@ def on_a_terminal(url, columns, *arguments):
             while part := os.read(ours, 65536):
                 shown += part
         except OSError:
-            pass  # how a terminal ends on Linux
+            pass  # EIO: how a terminal ends on Linux
     os.close(ours)
     return shown.decode()
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-def test_tables_are_whole_on_every_terminal_and_coloured_there(valkey_alone, columns):
+def test_tables_on_a_terminal_are_coloured_and_not_cut_to_its_width(valkey_alone, columns):
     name = record_name(secrets.token_hex(32))
     record = {
         "name": "The web shop of the printing house " * 4,

@@ -1,6 +1,5 @@
-"""Every command line of docs/keys.md and key-care.md, run by bash, against two kinds of Redis."""
+"""Every command line of docs/keys.md and key-care.md, run by bash, with Valkey and with Redis."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,11 +11,12 @@ import pytest
 import servers
 
 from tests.pictures import picture
-from tests.system.stack import ROOT, Valkey, wait_until
+from tests.system.stack import ROOT, Valkey, key_id, record_name, wait_until
 
 PAGE = "".join((ROOT / "docs" / name).read_text() for name in ("keys.md", "key-care.md"))
 REDIS = (ROOT / "docs" / "redis.md").read_text()
-CONTRACT = """\
+# The shortest way to a key, for an administrator without the program.
+TWO_LINES = """\
 key=$(openssl rand -hex 32)
 redis-cli HSET "apikey:$(printf %s "$key" | sha256sum | cut -d' ' -f1)" name "Magazine CMS" \
 roles "uploader"
@@ -38,7 +38,7 @@ def server(request, tmp_path):
 
 @pytest.fixture
 def shell(server, tmp_path):
-    """Runs lines in one bash as an administrator's: gives what each of them showed."""
+    """A function that runs lines in one bash, and returns the output of each."""
 
     def run(lines):
         script = [redis_cli(server.port), *(f"{line}\necho '{NEXT}'" for line in lines)]
@@ -66,7 +66,10 @@ def shell(server, tmp_path):
 
 
 def redis_cli(port):
-    """At the server's port; as on a terminal, where its output goes to one."""
+    """A shell function: redis-cli at the server's port, with the output of a terminal.
+
+    Without a terminal redis-cli prints raw values, as it does in ``$(...)`` on a terminal too.
+    """
     program = f"{shutil.which('redis-cli')} -p {port}"
     return (
         f'redis-cli() {{ if [ "$BASH_SUBSHELL" = 0 ]; then {program} --no-raw "$@";'
@@ -75,7 +78,7 @@ def redis_cli(port):
 
 
 def steps(page):
-    """The command lines of a page, each with what it is said to show."""
+    """The command lines of a page, each with the output that the page gives for it."""
     found = []
     for block in re.findall(r"^```console\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
@@ -89,27 +92,27 @@ def steps(page):
 
 
 def alike(text):
-    """With what is another each time (keys, ids, moments) made the same."""
+    """The text without what differs in each run: keys, ids and times."""
     text = re.sub(r"upl_[0-9A-Za-z]{44}", "<key>", text)
     text = re.sub(r"\b[0-9a-f]{12}\b", "<id>", text)
     return re.sub(r"\b\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\dZ)?", "<time>", text)
 
 
 def with_usage(line):
-    """What the key of the page did today, for the lines that show it."""
+    """The line, after today's usage of the page's key was written where the line shows it."""
     counts = "uploads 42 bytes 88080384 rejected 3"
     seed = f'(redis-cli HSET "usage:$id:$(date -u +%Y-%m-%d)" {counts}) > /dev/null; '
     return seed + line if "usage" in line else line
 
 
-def test_every_line_of_the_pages_runs_and_shows_what_they_say(shell):
+def test_every_line_of_the_pages_runs_and_prints_what_the_page_says(shell):
     page = steps(PAGE)
     shown = shell([with_usage(line) for line, _ in page])
     for (line, said), actual in zip(page, shown, strict=True):
         assert alike(actual) == alike(said), line
 
 
-def test_the_pages_have_ten_tasks_each_with_both_kinds_of_line():
+def test_the_pages_have_ten_tasks_each_with_redis_cli_and_with_flask():
     tasks = re.split(r"^## \d+\. ", PAGE, flags=re.MULTILINE)[1:]
     assert len(tasks) == 10
     for task in tasks:
@@ -118,7 +121,7 @@ def test_the_pages_have_ten_tasks_each_with_both_kinds_of_line():
             assert any(program in line for line in lines), (program, task)
 
 
-def test_the_pages_leave_the_records_that_they_name(shell, server):
+def test_the_lines_of_the_pages_leave_these_records(shell, server):
     shell([with_usage(line) for line, _ in steps(PAGE)])
     names = set(server.client.scan_iter("apikey:*"))
     assert all(re.fullmatch(rb"apikey:[0-9a-f]{64}", name) for name in names)
@@ -128,14 +131,14 @@ def test_the_pages_leave_the_records_that_they_name(shell, server):
     ]
 
 
-def test_the_two_lines_of_the_contract_make_a_key_that_uploads(
+def test_the_two_lines_with_redis_cli_make_a_key_that_uploads(
     shell, server, make_service, seaweedfs, bucket
 ):
     service = make_service(server.url, seaweedfs.settings(bucket))
-    made, key, listed = shell([CONTRACT, 'echo "$key"', "flask keys list --name Magazine"])
+    made, key, listed = shell([TWO_LINES, 'echo "$key"', "flask keys list --name Magazine"])
     key = key.strip()
     assert made == "(integer) 2\n"
-    assert hashlib.sha256(key.encode()).hexdigest()[:12] in listed
+    assert key_id(key) in listed
     answer = service.upload(picture(), key)
     assert answer.status == 200
     assert answer.json()["data"]["key"].startswith("uploads/")
@@ -146,10 +149,9 @@ def test_an_active_key_needs_no_more_memory_than_the_page_says(
 ):
     service = make_service(server.url, seaweedfs.settings(bucket))
     key = secrets.token_hex(32)
-    record = f"apikey:{hashlib.sha256(key.encode()).hexdigest()}"
     fields = {"name": "Magazine CMS", "roles": "uploader", "rate_limit": "120/minute"}
     fields |= {"expires_at": "2099-12-31", "metadata": "no-location"}
-    server.client.hset(record, mapping=fields)
+    server.client.hset(record_name(key), mapping=fields)
     assert service.upload(picture(), key, Idempotency_Key="article-1234").status == 200
     wait_until(lambda: list(server.client.scan_iter("lastused:*")))
     for prefix, most in (
@@ -180,7 +182,7 @@ def test_a_key_uploads_again_after_a_redis_that_lost_everything_was_restored(
     assert service.upload(picture(), key).status == 200
 
 
-def test_a_key_that_flask_made_is_changed_with_redis_cli_and_the_other_way(shell, server):
+def test_redis_cli_and_flask_see_the_changes_that_the_other_made(shell, server):
     *_, first, second = shell(
         [
             "id=$(flask keys create CMS --role uploader --json | cut -d'\"' -f4)",

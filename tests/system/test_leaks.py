@@ -1,4 +1,4 @@
-"""No API key in anything that is written: logs, objects, the database."""
+"""No API key stands in what is written while the service is used: logs, Redis, object metadata."""
 
 import contextlib
 import json
@@ -11,11 +11,12 @@ import pytest
 
 from tests.pictures import plain
 from tests.system.nginx import Nginx
-from tests.system.stack import Valkey, record_name, wait_until
+from tests.system.stack import Valkey, everything_in, record_name, wait_until
 
 pytestmark = pytest.mark.needs_program("nginx", "openssl")
 
-OVER = bytes(17 * 1024 * 1024)
+TOO_LARGE = bytes(17 * 1024 * 1024)
+# Requests that are not HTTP, or break its rules; {} is the key.
 BROKEN = [
     "GET /upload/image?x-api-key={} HTTP/9.9\r\nHost: x\r\n\r\n",
     "GET /upload/image?x-api-key={} NONSENSE\r\n\r\n",
@@ -33,19 +34,20 @@ BROKEN = [
 
 
 class Keys:
-    """Makes keys and remembers all of them, in every form in which they were sent."""
+    """Makes keys, and remembers all of them."""
 
     def __init__(self, client):
         self.client = client
         self.used = []
 
     def make(self, **fields):
-        """A key that is in Redis, unlike ``bad``; half of its characters need encoding."""
+        """A key with a record in Redis; its slash must be encoded in a query."""
         key = f"{secrets.token_hex(8)}/{secrets.token_hex(8)}"
         self.client.hset(record_name(key), mapping={"roles": "uploader", **fields})
         return self.remember(key)
 
     def bad(self):
+        """A key without a record."""
         return self.remember(secrets.token_hex(16))
 
     def remember(self, key):
@@ -53,7 +55,7 @@ class Keys:
         return key
 
     def found_in(self, text):
-        """The keys of which a half or the whole stands in a text."""
+        """The keys of which the text has a half or the whole."""
         return [key for key in self.used if any(half in text for half in key.split("/"))]
 
 
@@ -64,6 +66,7 @@ def png():
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory):
+    """A server whose log has as much as it can write."""
     server = Valkey(tmp_path_factory.mktemp("valkey"), options=("--loglevel", "debug"))
     yield server
     server.kill()
@@ -76,7 +79,7 @@ def keys(valkey):
 
 @pytest.fixture(scope="module")
 def written(make_service, tmp_path_factory, valkey, seaweedfs, png, keys):
-    """Everything that is written while the service is used in every way: name and text."""
+    """The texts of all logs, of Redis and of object metadata after requests of every kind."""
     store = seaweedfs.make_bucket("leaks")
     service = make_service(valkey.url, seaweedfs.settings(store), LOG_LEVEL="debug")
     nginx = Nginx(tmp_path_factory.mktemp("nginx"), service.port)
@@ -85,7 +88,7 @@ def written(make_service, tmp_path_factory, valkey, seaweedfs, png, keys):
             use(front, keys, png)
         service.signal(signal.SIGHUP)
         wait_until(lambda: service.upload(png, keys.make()).status == 200)
-        records = dump(valkey.client)
+        records = repr(everything_in(valkey.client))
         valkey.stop()
         for front in (service, nginx):
             try_all(front, keys, png, 503)
@@ -104,7 +107,7 @@ def written(make_service, tmp_path_factory, valkey, seaweedfs, png, keys):
 
 
 def use(front, keys, png):
-    """Requests of every outcome, with keys in every place."""
+    """Send requests that get every answer there is, with keys in every place."""
     try_all(front, keys, png, 200)
     try_all(front, keys, png, 401)
     try_all(front, keys, png, 403, roles="editor")
@@ -112,7 +115,7 @@ def use(front, keys, png):
     try_all(front, keys, png, 401, rate_limit="lots")
     limited = keys.make(rate_limit="1/day")
     assert [front.upload(png, limited).status for _ in range(2)] == [200, 429]
-    for file in (b"nonsense", b"", png[:-20], OVER):
+    for file in (b"nonsense", b"", png[:-20], TOO_LARGE):
         query = f"?x-api-key={quote(keys.make(), safe='')}"
         assert front.upload(file, None, query=query).status in (400, 413)
         assert front.upload(file, keys.make()).status in (400, 413)
@@ -128,13 +131,14 @@ def use(front, keys, png):
         "/",
     ):
         front.get(path + keys.bad())
-    front.get(f"/upload//image?x-api-key={keys.bad()}")  # not to be sent on to a nicer address
+    # Werkzeug's merge_slashes, which is off, would redirect this with the key in the Location.
+    front.get(f"/upload//image?x-api-key={keys.bad()}")
     for request in BROKEN:
         send(front, request.format(keys.bad()).encode())
 
 
 def try_all(front, keys, png, expected, **fields):
-    """The same upload with a key in the header and in the query, plain and encoded."""
+    """Upload with the key in the header, in the query, and in the query encoded."""
     key = keys.make(**fields) if fields or expected == 200 else keys.bad()
     assert front.upload(png, key).status == expected
     for form in (key, quote(key, safe="")):
@@ -142,7 +146,7 @@ def try_all(front, keys, png, expected, **fields):
 
 
 def send(front, request):
-    """Bytes that are no request; whatever comes back is read to its end."""
+    """Send bytes that are not a request, and read what comes back."""
     connect = getattr(front, "connect", None)
     plain = connect or (lambda: socket.create_connection(("127.0.0.1", front.port), timeout=60))
     with plain() as connection, contextlib.suppress(OSError):
@@ -150,19 +154,9 @@ def send(front, request):
         if not connect:
             connection.shutdown(socket.SHUT_WR)
         else:
-            connection.settimeout(1)
+            connection.settimeout(1)  # nginx may wait for the rest of a request
         while connection.recv(65536):
             pass
-
-
-def dump(client):
-    """All that is in the database, as text."""
-    readers = {
-        b"hash": client.hgetall,
-        b"string": client.get,
-        b"zset": lambda name: client.zrange(name, 0, -1),
-    }
-    return "".join(f"{name} {readers[client.type(name)](name)}\n" for name in client.keys("*"))
 
 
 def metadata(client, bucket):
@@ -194,7 +188,7 @@ def lines(written):
     return [json.loads(line) for line in written["the service's log"].splitlines()]
 
 
-def test_every_log_line_says_when_how_bad_and_what(lines):
+def test_every_log_line_has_its_time_level_logger_and_message(lines):
     assert len(lines) > 100
     for line in lines:
         assert {"time", "level", "logger", "message"} <= line.keys()

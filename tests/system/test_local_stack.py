@@ -1,4 +1,4 @@
-"""`make run`, in a copy of the checkout: used as a newcomer uses it, and ended with Ctrl-C."""
+"""`make run` in a copy of the checkout, used as a newcomer uses it and ended with Ctrl-C."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ import urllib3
 from minio import Minio
 
 from tests.pictures import padded, picture
-from tests.system.stack import HTTP, ROOT, Process, run, wait_until
+from tests.system.stack import HTTP, ROOT, Process, copy_code, run, upload, wait_until
 
 PNG = picture()
 READY = "Ctrl-C ends everything"
@@ -25,7 +25,7 @@ SETTINGS = ("REDIS_URL", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "S3_BU
 
 
 class Stack(Process):
-    """What `make run` starts."""
+    """A running `make run`."""
 
     def __init__(self, directory, log):
         self.directory = directory
@@ -54,17 +54,14 @@ class Stack(Process):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("checkout")
-    for name in ("app", "deploy"):
-        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("*.pyc"))
-    for name in ("wsgi.py", "Procfile"):
-        shutil.copy(ROOT / name, directory)
+    directory = copy_code(tmp_path_factory.mktemp("checkout"))
+    shutil.copy(ROOT / "Procfile", directory)
     return directory
 
 
 @pytest.fixture(scope="module")
 def start(checkout, tmp_path_factory):
-    """Starts it; all that it started has ended when the tests have."""
+    """A factory of running stacks, which end with the module."""
     running = []
 
     def start():
@@ -79,22 +76,17 @@ def start(checkout, tmp_path_factory):
         stack.kill()
 
 
-def body_of(file):
-    return urllib3.encode_multipart_formdata({"image": ("photo.png", file)})
-
-
-def upload(stack, file):
-    body, content_type = body_of(file)
-    headers = {"x-api-key": stack.key, "Content-Type": content_type}
-    answer = HTTP.request("POST", f"{stack.url}/upload/image", body=body, headers=headers)
+def stored(stack, file):
+    """The key of the object of a new upload."""
+    answer = upload(HTTP, stack.url, file, stack.key)
     assert answer.status == 200, answer.data
     return answer.json()["data"]["key"]
 
 
 @contextmanager
 def half_an_upload(stack, file):
-    """Gives the function that sends the rest, and returns the key under which it is stored."""
-    body, content_type = body_of(file)
+    """Half an upload; the block gets a function that sends the rest and returns the object key."""
+    body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.png", file)})
     address = urlsplit(stack.url)
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
         head = (
@@ -103,6 +95,7 @@ def half_an_upload(stack, file):
             "Expect: 100-continue\r\n\r\n"
         )
         connection.sendall(head.encode())
+        # The service asks for the body only once it has admitted the upload.
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         half = len(body) // 2
         connection.sendall(body[:half])
@@ -118,13 +111,13 @@ def half_an_upload(stack, file):
 
 
 def flask(checkout, *arguments, **environ):
-    """A command typed in the same checkout, by somebody who has set nothing."""
+    """Run a command in the checkout, as somebody who has set no variable."""
     bare = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     command = ["env", "-i", *(f"{name}={value}" for name, value in (bare | environ).items())]
     return run([*command, str(servers.SCRIPTS / "flask"), *arguments], directory=checkout)
 
 
-def test_flask_s_commands_find_the_servers_of_a_running_stack(start, checkout):
+def test_commands_find_the_servers_of_a_running_stack_by_themselves(start, checkout):
     stack = start()
     try:
         listed = flask(checkout, "keys", "list")
@@ -133,7 +126,7 @@ def test_flask_s_commands_find_the_servers_of_a_running_stack(start, checkout):
         states = {each["check"]: each["state"] for each in json.loads(done.stdout)}
         assert (done.returncode, states["store rights"]) == (0, "ok")
         elsewhere = flask(checkout, "keys", "list", REDIS_URL="redis://127.0.0.1:1/0")
-        assert elsewhere.returncode != 0, "what the environment says goes before"
+        assert elsewhere.returncode != 0, "a variable of the environment comes first"
     finally:
         stack.signal(signal.SIGINT)
         stack.popen.wait(30)
@@ -141,16 +134,16 @@ def test_flask_s_commands_find_the_servers_of_a_running_stack(start, checkout):
     assert "no credentials" in flask(checkout, "doctor").stdout
 
 
-def test_what_a_killed_stack_leaves_leads_no_command_astray(checkout):
+def test_commands_ignore_the_files_that_a_killed_stack_has_left(checkout):
     (checkout / "var").mkdir(exist_ok=True)
     (checkout / "var" / "lock").touch()
     (checkout / "var" / "env").write_text("S3_ACCESS_KEY=left\nS3_SECRET_KEY=left\n")
     assert "no credentials" in flask(checkout, "doctor").stdout
 
 
-def test_ctrl_c_finishes_uploads_ends_the_web_process_first_and_keeps_all_data(start):
+def test_ctrl_c_finishes_uploads_and_ends_the_web_process_first_and_keeps_all_data(start):
     stack, photo = start(), padded("PNG", 1_000_000)
-    first = upload(stack, PNG)
+    first = stored(stack, PNG)
     with half_an_upload(stack, photo) as rest:
         stack.signal(signal.SIGINT)
         wait_until(lambda: "SIGINT received" in stack.log)
@@ -162,4 +155,4 @@ def test_ctrl_c_finishes_uploads_ends_the_web_process_first_and_keeps_all_data(s
     again = start()
     assert again.key == stack.key
     assert (again.read(first), again.read(second)) == (PNG, photo)
-    upload(again, PNG)
+    stored(again, PNG)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of all workers together, on a port of their own."""
+"""Prometheus metrics: one port for the sums of all workers."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import servers
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pictures import picture
+from tests.system.raw import head
 from tests.system.stack import HTTP, Valkey, key_id, wait_until
 
 GOOD = picture()
@@ -21,7 +22,7 @@ ORIGIN = "https://cms.example.org"
 
 
 class Scraped:
-    """The answer of /metrics, by name and labels."""
+    """One answer of /metrics."""
 
     def __init__(self, port):
         answer = HTTP.request("GET", f"http://127.0.0.1:{port}/metrics")
@@ -34,6 +35,7 @@ class Scraped:
         }
 
     def get(self, name, **labels):
+        """The value of a sample; 0 where there is none yet."""
         return self.samples.get((f"uploader_{name}", frozenset(labels.items())), 0)
 
 
@@ -48,7 +50,7 @@ def measured(make_service, valkey, seaweedfs, bucket):
 
 
 def send_a_mixed_load(service, key, times=6):
-    """Some of everything; spread over both workers by connections that end."""
+    """Send requests of every kind, each on a new connection, so that both workers get some."""
     preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     for _ in range(times):
         asked = HTTP.request("OPTIONS", f"{service.url}/upload/image", headers=preflight)
@@ -79,32 +81,26 @@ def expect_the_mixed_load(scraped, key, times):
     assert scraped.get("requests_total", **nowhere) == times
 
 
-def test_counters_equal_what_was_sent_also_after_workers_were_killed_and_reloaded(
-    measured, api_key
-):
+def test_counters_are_exact_even_after_workers_were_killed_and_reloaded(measured, api_key):
     key = api_key()
     send_a_mixed_load(measured, key)
     expect_the_mixed_load(measured.metrics(), key, 6)
-    for number, (pid, number_of_signal) in enumerate(
-        [(workers(measured)[0], signal.SIGKILL), (measured.pid, signal.SIGHUP)], start=2
-    ):
-        before = workers(measured)
+    kill = (min(measured.workers), signal.SIGKILL)
+    reload = (measured.pid, signal.SIGHUP)
+    for number, (pid, number_of_signal) in enumerate((kill, reload), start=2):
+        before = measured.workers
         os.kill(pid, number_of_signal)
-        gone = {pid} & set(before) or set(before)
-        wait_until(lambda gone=gone: not gone & set(workers(measured)))
-        wait_until(lambda: len(workers(measured)) == 2)
+        gone = {pid} & before or before  # a reload replaces all workers
+        wait_until(lambda gone=gone: not gone & measured.workers)
+        wait_until(lambda: len(measured.workers) == 2)
         wait_until(lambda: measured.metrics().get("processes") == 2)
         send_a_mixed_load(measured, key)
         expect_the_mixed_load(measured.metrics(), key, 6 * number)
 
 
 def test_an_upload_under_way_counts_as_in_progress(measured, api_key):
-    head = (
-        f"POST /upload/image HTTP/1.1\r\nHost: x\r\nx-api-key: {api_key()}\r\nContent-Length: 9999"
-        "\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n--b"
-    )
     with socket.create_connection(("127.0.0.1", measured.port)) as connection:
-        connection.sendall(head.encode())
+        connection.sendall(head(api_key(), "Content-Length: 9999") + b"--")
         wait_until(lambda: measured.metrics().get("uploads_in_progress") == 1)
         wait_until(lambda: measured.metrics().get("body_memory_bytes") > 0)
     wait_until(lambda: measured.metrics().get("uploads_in_progress") == 0)
@@ -113,9 +109,9 @@ def test_an_upload_under_way_counts_as_in_progress(measured, api_key):
     assert measured.metrics().get("uploads_total", **answered) == 1
 
 
-def test_memory_and_processor_time_are_those_of_the_workers(measured):
+def test_memory_and_processor_time_are_the_sums_of_the_workers(measured):
     wait_until(lambda: measured.metrics().get("processes") == 2)
-    resident = sum(psutil.Process(pid).memory_info().rss for pid in workers(measured))
+    resident = sum(psutil.Process(pid).memory_info().rss for pid in measured.workers)
     scraped = measured.metrics()
     assert 0.5 < scraped.get("resident_memory_bytes") / resident < 1.5
     assert scraped.get("cpu_seconds_total") > 0
@@ -134,7 +130,7 @@ def test_failures_of_redis_are_counted_by_their_cause(
     service.stop()
 
 
-def test_keys_are_counted_only_where_that_is_switched_on(
+def test_uploads_are_counted_by_key_only_if_that_is_switched_on(
     make_service, valkey, seaweedfs, bucket, api_key
 ):
     port = servers.free_port()
@@ -148,7 +144,7 @@ def test_metrics_are_never_on_the_public_port(measured):
     assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
 
 
-def test_without_a_port_nothing_listens(service):
+def test_without_metrics_port_the_service_listens_on_its_own_port_only(service):
     for process in (psutil.Process(service.pid), *psutil.Process(service.pid).children()):
         listening = {
             each.laddr.port for each in process.net_connections() if each.status == "LISTEN"
@@ -156,7 +152,7 @@ def test_without_a_port_nothing_listens(service):
         assert listening <= {service.port}
 
 
-def test_the_port_is_of_the_loopback_interface_unless_told_otherwise(measured):
+def test_the_port_of_the_metrics_is_on_the_loopback_interface_by_default(measured):
     with socket.create_connection(("127.0.0.1", measured.metrics_port)) as connection:
         assert connection.getpeername()[0] == "127.0.0.1"
     addresses = {
@@ -167,7 +163,7 @@ def test_the_port_is_of_the_loopback_interface_unless_told_otherwise(measured):
     assert addresses == {"127.0.0.1"}
 
 
-def test_a_client_that_sends_nothing_keeps_no_scrape_waiting(measured):
+def test_a_silent_client_does_not_delay_a_scrape(measured):
     with (
         socket.create_connection(("127.0.0.1", measured.metrics_port)),
         socket.create_connection(("127.0.0.1", measured.metrics_port)),
@@ -175,7 +171,7 @@ def test_a_client_that_sends_nothing_keeps_no_scrape_waiting(measured):
         assert measured.metrics().get("processes") >= 1
 
 
-def test_a_taken_port_costs_the_metrics_and_a_loud_line_until_a_reload_after_it_is_free(
+def test_with_a_taken_port_uploads_work_and_a_reload_brings_the_metrics_back(
     make_service, valkey, seaweedfs, bucket, api_key
 ):
     key, port = api_key(), servers.free_port()
@@ -183,22 +179,18 @@ def test_a_taken_port_costs_the_metrics_and_a_loud_line_until_a_reload_after_it_
         service = make_service(valkey.url, seaweedfs.settings(bucket), METRICS_PORT=str(port))
         assert service.upload(GOOD, key).status == 200
     (line,) = [line for line in service.log.splitlines() if "METRICS_PORT" in line]
-    loud = json.loads(line)
-    assert loud["level"] == "critical"
-    assert f"cannot listen at 127.0.0.1, port {port}" in loud["message"]
+    logged = json.loads(line)
+    assert logged["level"] == "critical"
+    assert f"cannot listen at 127.0.0.1, port {port}" in logged["message"]
     service.signal(signal.SIGHUP)
     wait_until(lambda: Scraped(port).get("processes") == 2)
     assert Scraped(port).get("uploads_total", status="200", code="ok") == 1
     assert service.stop() == 0
 
 
-def test_a_stop_leaves_no_file(measured):
-    maps = Path(f"/proc/{workers(measured)[0]}/maps").read_text()
+def test_a_stop_leaves_no_files_of_metrics(measured):
+    # prometheus_client maps one file per worker and kind of metric into memory.
+    maps = Path(f"/proc/{min(measured.workers)}/maps").read_text()
     (directory,) = {Path(path).parent for path in re.findall(r"/\S+/counter_\d+\.db", maps)}
     assert measured.stop() == 0
     assert not directory.exists()
-
-
-def workers(service):
-    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]

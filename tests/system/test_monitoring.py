@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard that are shipped."""
+"""The shipped alert rules and dashboard fit the metrics of the service and the guides."""
 
 import json
 import re
@@ -51,13 +51,13 @@ def test_every_expression_names_only_metrics_that_exist(expression, families):
     assert named or expression.startswith("up{")
 
 
-def test_every_metric_is_explained_in_the_guide_to_monitoring(families):
+def test_the_guide_to_monitoring_explains_every_metric(families):
     named = metrics_in(" ".join(re.findall(r"`(uploader_\w+)", METRICS)))
     assert {name for name in families if name.startswith("uploader_")} == named
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_every_alert_leads_to_what_to_do(rule):
+def test_every_alert_names_a_section_of_the_guide_to_incidents(rule):
     page, _, anchor = rule["annotations"]["runbook"].partition("#")
     assert page == "docs/incidents.md"
     headings = re.findall(r"^#+ (.+)$", INCIDENTS, re.MULTILINE)

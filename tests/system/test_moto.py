@@ -1,4 +1,4 @@
-"""The main paths on a second store, whose answers differ in headers, order and words."""
+"""The main cases with moto, a second store, which answers with other headers and codes."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.pictures import animated, padded, picture
 from tests.system.proxy import Proxy
-from tests.system.stack import ROOT, Moto, Valkey, doctor, key_id, wait_until
+from tests.system.stack import ROOT, Moto, Valkey, doctor, key_id, outcome, wait_until
 
 PNG = picture()
 POLICY = (ROOT / "deploy" / "s3" / "policy.json").read_text()
@@ -14,7 +14,7 @@ POLICY = (ROOT / "deploy" / "s3" / "policy.json").read_text()
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory):
-    """Not shared with other modules: their services would take turns at the sweep."""
+    """Not shared with other modules, whose services would sweep these uploads too."""
     server = Valkey(tmp_path_factory.mktemp("valkey"))
     yield server
     server.kill()
@@ -41,10 +41,6 @@ def service(make_service, valkey, moto, proxy):
     return make_service(valkey.url, settings, SWEEP_INTERVAL="2")
 
 
-def told(answer):
-    return answer.status, answer.json().get("code", "ok")
-
-
 def stored(answer):
     assert answer.status == 200, answer.data
     return answer.json()["data"]["key"]
@@ -68,7 +64,7 @@ def test_an_upload_is_stored_byte_for_byte_with_its_metadata(service, moto, api_
     assert meta["x-amz-meta-original-filename"] == "%C3%BCber.png"
 
 
-def test_it_is_ready_and_the_doctor_finds_nothing(service, moto, valkey):
+def test_the_service_is_ready_and_the_doctor_finds_no_fault(service, moto, valkey):
     wait_until(lambda: service.get("/readyz").status == 200)
     _, found = doctor(valkey.url, moto.settings("assets"))
     assert found["store"]["state"] == found["store rights"]["state"] == "ok"
@@ -81,8 +77,10 @@ def test_a_refused_file_leaves_nothing(service, moto, api_key):
 
 
 @pytest.mark.parametrize("mode", ["refuse", "black_hole", "delay", "cut", "cut_answer", "garbage"])
-def test_a_fault_is_503_leaves_nothing_and_is_recovered_from(service, proxy, moto, api_key, mode):
-    """The sweep deletes an object that was written in spite of the fault."""
+def test_uploads_are_503_and_leave_nothing_while_the_store_fails(
+    service, proxy, moto, api_key, mode
+):
+    """An object that the store has written all the same is deleted by the sweep."""
     key = api_key()
     good = moto.keys("assets") | {wait_until(lambda: stored(service.upload(PNG, key)))}
     proxy.mode = mode
@@ -93,7 +91,7 @@ def test_a_fault_is_503_leaves_nothing_and_is_recovered_from(service, proxy, mot
     if mode == "delay" and answer.status == 200:
         good.add(stored(answer))
     else:
-        assert told(answer) == (503, "storage_unavailable")
+        assert outcome(answer) == (503, "storage_unavailable")
     wait_until(lambda: moto.keys("assets") == good, 30)
     wait_until(lambda: stored(service.upload(PNG, key)))
 
@@ -106,7 +104,7 @@ def test_a_repeat_stores_nothing_new(service, moto, api_key):
     assert moto.keys("assets") == before
 
 
-def test_the_policy_is_all_that_the_service_needs_and_wrong_credentials_are_named(
+def test_the_policy_suffices_and_the_doctor_names_wrong_credentials(
     make_service, tmp_path_factory, valkey, api_key
 ):
     moto = Moto(tmp_path_factory.mktemp("moto"))
@@ -115,7 +113,7 @@ def test_the_policy_is_all_that_the_service_needs_and_wrong_credentials_are_name
         user = moto.make_user("uploader", POLICY)
         settings = moto.settings("assets") | user
         service = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
-        assert told(service.upload(PNG, api_key())) == (200, "ok")
+        assert outcome(service.upload(PNG, api_key())) == (200, "ok")
         wait_until(lambda: service.get("/readyz").status == 200)
         _, found = doctor(valkey.url, settings)
         assert (found["store"]["state"], found["store rights"]["state"]) == ("ok", "ok")

@@ -13,6 +13,7 @@ from servers import free_port
 
 from tests.pictures import plain
 from tests.system.nginx import Nginx
+from tests.system.raw import head
 from tests.system.stack import record_name, wait_until
 
 pytestmark = pytest.mark.needs_program("nginx", "openssl")
@@ -135,7 +136,7 @@ def access_log(nginx, request_id):
     return wait_until(find)
 
 
-def test_nginx_has_no_complaint_about_the_site(lonely):
+def test_nginx_accepts_the_site_without_a_warning(lonely):
     command = [*lonely.command, "-t"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "test is successful" in output
@@ -169,23 +170,22 @@ def test_the_limit_is_the_same_over_http_2(site, api_key, tmp_path, size):
         assert problem(answer, 413, "file_too_large")["limit"] == LIMIT
 
 
-def test_a_body_far_too_large_is_refused_before_it_is_sent(site, api_key):
-    head = b"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: 41943040\r\n"
-    whole = head + b"x-api-key: " + api_key().encode() + b"\r\n\r\n"
-    assert problem(RawAnswer(site, whole), 413, "file_too_large")["limit"] == LIMIT
+def test_a_body_of_40_mib_is_refused_before_it_is_sent(site, api_key):
+    start = head(api_key(), "Content-Length: 41943040")
+    assert problem(RawAnswer(site, start), 413, "file_too_large")["limit"] == LIMIT
 
 
 def test_a_bad_key_is_refused_before_the_body_is_sent(site):
-    head = b"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: 15000000\r\n"
-    problem(RawAnswer(site, head + b"x-api-key: bad\r\n\r\n"), 401, "invalid_api_key")
+    start = head("bad", "Content-Length: 15000000")
+    problem(RawAnswer(site, start), 401, "invalid_api_key")
 
 
 def test_a_body_over_1_gib_is_refused_by_nginx_itself(lonely):
-    head = b"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000000\r\n\r\n"
-    assert problem(RawAnswer(lonely, head), 413, "file_too_large")["limit"] == LIMIT
+    start = head("k", "Content-Length: 2000000000")
+    assert problem(RawAnswer(lonely, start), 413, "file_too_large")["limit"] == LIMIT
 
 
-def test_a_client_that_sends_40_mib_regardless_sees_the_413(site, api_key):
+def test_a_client_that_sends_40_mib_all_the_same_gets_the_413(site, api_key):
     answer = site.upload(bytes(40 * 1024 * 1024), api_key())
     assert problem(answer, 413, "file_too_large")["limit"] == LIMIT
 
@@ -203,7 +203,10 @@ def test_a_body_of_unknown_length_is_cut_off_at_the_limit(site, api_key, version
 @pytest.mark.needs_program("curl")
 @pytest.mark.parametrize("key", ["good", "bad"])
 def test_over_http_2_a_refusal_comes_after_the_body(site, api_key, tmp_path, key):
-    """Of an early answer only curl would notice; httpx, got, java.net.http and reqwest wait."""
+    """Because httpx, got, java.net.http and reqwest do not read an answer while they send.
+
+    curl does, so here it counts the bytes that it has sent by then.
+    """
     (tmp_path / "photo.png").write_bytes(picture(LIMIT + 1))
     sent = ("--write-out", "%{size_upload}", "-F", f"image=@{tmp_path}/photo.png")
     given = api_key() if key == "good" else "bad"
@@ -242,17 +245,15 @@ def impatient(make_nginx, make_service, valkey, seaweedfs, bucket):
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("framing", "body"),
     [
-        b"Content-Length: 100000\r\n\r\nthe beginning",
-        b"Content-Length: 100000\r\n\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nthe b\r\n",
+        ("Content-Length: 100000", b"the beginning"),
+        ("Content-Length: 100000", b""),
+        ("Transfer-Encoding: chunked", b"5\r\nthe b\r\n"),
     ],
 )
-def test_a_body_that_stops_arriving_is_a_408(impatient, api_key, body):
-    head = f"POST /upload/image HTTP/1.1\r\nHost: x\r\nx-api-key: {api_key()}\r\n"
-    form = "Content-Type: multipart/form-data; boundary=b\r\n"
-    answer = RawAnswer(impatient, (head + form).encode() + body)
+def test_a_body_that_stops_arriving_is_a_408(impatient, api_key, framing, body):
+    answer = RawAnswer(impatient, head(api_key(), framing) + body)
     problem(answer, 408, "request_timeout")
 
 
@@ -274,7 +275,7 @@ def test_too_many_requests_from_one_address_are_a_429_with_retry_after(make_ngin
     assert int(answers[2].headers["Retry-After"]) >= 1
 
 
-def test_a_network_of_ipv6_is_one_client(make_nginx):
+def test_the_addresses_of_one_ipv6_network_share_one_limit(make_nginx):
     nginx = make_nginx(
         free_port(),
         ("rate=50r/s", "rate=1r/m"),
@@ -286,18 +287,18 @@ def test_a_network_of_ipv6_is_one_client(make_nginx):
     def status(address):
         return nginx.get("/docs", **{"X-Forwarded-For": address}).status
 
+    # One /64, which is what a provider gives to one customer.
     same = ["2001:db8:0:a::1", "2001:db8:0:a:ffff::2", "2001:db8:0:a:1:2:3:4"]
     assert [status(address) for address in same] == [503, 503, 429]
     assert status("2001:db8:0:b::1") == 503
     assert [status(f"192.0.2.{number}") for number in range(1, 5)] == [503] * 4
 
 
-def test_slow_clients_hold_up_nobody_else(site, api_key):
-    head = f"POST /upload/image HTTP/1.1\r\nHost: x\r\nx-api-key: {api_key()}\r\n"
-    form = "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 100000\r\n\r\n--b"
+def test_slow_clients_do_not_delay_others(site, api_key):
+    start = head(api_key(), "Content-Length: 100000") + b"--"
     with contextlib.ExitStack() as slow:
         for _ in range(100):
-            slow.enter_context(site.connect()).sendall((head + form).encode())
+            slow.enter_context(site.connect()).sendall(start)
         key = api_key()
         assert [site.upload(picture(), key).status for _ in range(20)] == [200] * 20
 
@@ -322,16 +323,16 @@ def test_a_busy_office_stays_below_the_limits(site):
     ],
     ids=lambda request_: request_[:40].decode().replace("\r\n", " "),
 )
-def test_a_broken_request_is_a_400(lonely, request_):
+def test_a_broken_request_is_400(lonely, request_):
     problem(RawAnswer(lonely, request_), 400, "bad_request")
 
 
-def test_plain_http_on_the_tls_port_is_a_400(lonely):
+def test_plain_http_on_the_tls_port_is_400(lonely):
     answer = lonely.http.request("GET", f"http://localhost:{lonely.port}/")
     problem(answer, 400, "bad_request")
 
 
-def test_a_method_that_nginx_refuses_is_a_405_with_allow(lonely):
+def test_a_method_that_nginx_refuses_is_405_with_allow(lonely):
     answer = lonely.http.request("TRACE", lonely.url + "/")
     problem(answer, 405, "method_not_allowed")
     assert "POST" in answer.headers["Allow"]
@@ -340,7 +341,7 @@ def test_a_method_that_nginx_refuses_is_a_405_with_allow(lonely):
 @pytest.mark.parametrize(
     "path", ["/metrics", "/problem", "/problem/overloaded", "/problem/nonsense"]
 )
-def test_internals_are_not_reachable(lonely, path):
+def test_internal_paths_are_404(lonely, path):
     problem(lonely.get(path), 404, "not_found")
 
 
@@ -349,7 +350,7 @@ def test_the_health_check_is_answered(site, method):
     assert site.http.request(method, f"{site.url}/healthz").status == 200
 
 
-def test_plain_http_is_sent_to_https(site):
+def test_plain_http_is_redirected_to_https(site):
     url = f"{site.plain_url}/upload/image"
     answer = site.http.request("POST", url, body=b"x", redirect=False)
     assert answer.status == 308
@@ -366,7 +367,7 @@ def test_every_answer_has_the_security_headers_once(site, path):
         assert len(headers.getlist(name)) == 1
 
 
-def test_a_sane_request_id_is_the_clients_own_everywhere(lonely):
+def test_a_valid_request_id_of_the_client_is_in_the_answer_and_the_log(lonely):
     answer = lonely.get("/docs", **{"X-Request-Id": "my-own.id_1"})
     assert problem(answer, 503, "overloaded")["request_id"] == "my-own.id_1"
     assert access_log(lonely, "my-own.id_1")["status"] == 503
@@ -378,15 +379,15 @@ def test_any_other_request_id_is_replaced(lonely, given):
     assert problem(answer, 503, "overloaded")["request_id"] != given
 
 
-def test_the_applications_log_and_answer_have_the_same_request_id(site, api_key):
+def test_the_request_id_is_once_in_the_answer_of_the_application(site, api_key):
     answer = site.upload(picture(), api_key(), X_Request_Id="through-nginx-1")
     assert answer.status == 200
     assert answer.headers.getlist("X-Request-Id") == ["through-nginx-1"]
 
 
 def test_a_refused_body_is_logged_with_its_own_method_and_path(lonely):
-    head = "POST /upload/image?x-api-key=abc HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000000"
-    answer = RawAnswer(lonely, f"{head}\r\n\r\n".encode())
+    start = "POST /upload/image?x-api-key=abc HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000000"
+    answer = RawAnswer(lonely, f"{start}\r\n\r\n".encode())
     entry = access_log(lonely, answer.headers["X-Request-Id"])
     assert (entry["method"], entry["path"]) == ("POST", "/upload/image")
     assert entry["problem"] == "file_too_large"
@@ -409,7 +410,7 @@ def test_the_header_wins_over_the_query_and_an_empty_header_counts_as_absent(sit
     assert site.upload(picture(), "", query=f"?x-api-key={good}").status == 200
 
 
-def test_origins_named_in_the_site_can_read_what_nginx_answers(make_nginx):
+def test_origins_that_the_site_names_can_read_answers_of_nginx_itself(make_nginx):
     nginx = make_nginx(free_port(), ("# https://cms.example.org", "https://cms.example.org"))
     for path in ("/metrics", "/docs"):
         headers = nginx.get(path, Origin="https://cms.example.org").headers
@@ -420,8 +421,9 @@ def test_origins_named_in_the_site_can_read_what_nginx_answers(make_nginx):
         assert headers["Vary"] == other["Vary"] == "Origin"
 
 
-def test_no_body_lands_on_a_disk(make_nginx, service, api_key):
+def test_no_body_is_written_to_the_disk(make_nginx, service, api_key):
     nginx = make_nginx(service.port)
+    # With a file in place of its directory for bodies, nginx could not write one to the disk.
     body_directory = nginx.directory / "body"
     body_directory.rmdir()
     body_directory.write_text("in the way")
@@ -441,8 +443,8 @@ def test_no_body_lands_on_a_disk(make_nginx, service, api_key):
 )
 def test_no_key_gets_into_a_log(lonely, address):
     address = address.replace("SECRET", SECRET)
-    head = f"POST {address} HTTP/1.1\r\nHost: x\r\nReferer: https://x{address}\r\n"
+    start = f"POST {address} HTTP/1.1\r\nHost: x\r\nReferer: https://x{address}\r\n"
     for headers in ("Content-Length: 5\r\n\r\nwords", "Content-Length: many\r\n\r\n"):
-        answer = RawAnswer(lonely, (head + headers).encode())
+        answer = RawAnswer(lonely, (start + headers).encode())
         assert access_log(lonely, answer.headers["X-Request-Id"])["status"] == answer.status
     assert SECRET not in lonely.logs

@@ -1,4 +1,4 @@
-"""The upload page with a whole day's pictures: sums, what needs attention, tables, pauses."""
+"""The upload page with hundreds of files: the sum, refused files, tables, folders and pauses."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ SUM = re.compile(r"(\d+) of (\d+) stored")
 LARGE = {"buffer": padded("PNG", 15 * 1024 * 1024 + 1)}
 EMPTY = {"buffer": b""}
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 640}
-# What the page says and what its rows say, read in one go.
+# The sums that the page shows and the states of its rows, read at the same moment.
 STATE = """() => ({
   sum: document.getElementById("sum").textContent,
   attention: document.getElementById("attention-count").textContent,
@@ -31,7 +31,7 @@ STATE = """() => ({
 
 
 def a_day(count, refused=()):
-    """Pictures with names in no order; those refused for each of the reasons that there are."""
+    """Files with names in random order; those at the places in ``refused`` have various faults."""
     reasons = [CUT, TEXT, LARGE, EMPTY, CUT]
     names = [f"{number:03} DSC, “{number % 7}”.png" for number in range(count)]
     random.Random(20).shuffle(names)
@@ -42,6 +42,7 @@ def a_day(count, refused=()):
 
 
 def visible(page):
+    """The file names of the rows that are shown, in their order."""
     return page.locator(".upload:visible .name").all_text_contents()
 
 
@@ -52,7 +53,7 @@ def public_service(make_service, valkey, seaweedfs, bucket):
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_two_hundred_at_once_of_which_five_are_refused(open_page, api_key, viewport):
+def test_a_batch_of_two_hundred_files_of_which_five_are_refused(open_page, api_key, viewport):
     page = ready(open_page, api_key, viewport=viewport)
     refused = [11, 48, 49, 120, 199]
     files = a_day(200, refused)
@@ -100,7 +101,7 @@ def test_two_hundred_at_once_of_which_five_are_refused(open_page, api_key, viewp
     assert found.violations_count == 0, found.generate_report()
 
 
-def test_what_is_seen_alone_gets_a_preview(open_page, api_key):
+def test_only_rows_that_are_in_sight_get_a_preview(open_page, api_key):
     page = ready(open_page, api_key, viewport=DESKTOP)
     page.set_input_files("#files", a_day(500))
     page.locator(".upload.good").nth(499).wait_for(state="attached", timeout=120_000)
@@ -113,7 +114,7 @@ def test_what_is_seen_alone_gets_a_preview(open_page, api_key):
     expect(last).to_have_class(re.compile("drawn"))
 
 
-def test_a_batch_while_it_is_sent_has_no_barrier(open_page, api_key):
+def test_a_batch_that_is_being_sent_passes_axe(open_page, api_key):
     page = ready(open_page, api_key, viewport=PHONE)
     page.route("**/upload/image", lambda route: None)
     page.set_input_files("#files", [PNG, TEXT, PNG, PNG, PNG])
@@ -124,7 +125,7 @@ def test_a_batch_while_it_is_sent_has_no_barrier(open_page, api_key):
     assert found.violations_count == 0, found.generate_report()
 
 
-def test_addresses_are_links_and_can_be_copied(open_page, api_key, public_service):
+def test_public_addresses_are_links_and_can_be_copied(open_page, api_key, public_service):
     page = open_page(site=public_service)
     page.locator("#key").fill(api_key())
     page.set_input_files("#files", [PNG, {**PNG, "name": "=1+1.png"}])
@@ -146,7 +147,7 @@ def test_addresses_are_links_and_can_be_copied(open_page, api_key, public_servic
     assert html.count("<tr>") == 3
 
 
-def test_a_table_can_be_copied_where_the_browser_has_no_clipboard_for_pages(open_page, api_key):
+def test_a_table_can_be_copied_in_a_browser_without_the_clipboard_api(open_page, api_key):
     page = ready(open_page, api_key)
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page.set_input_files("#files", [PNG])
@@ -159,7 +160,7 @@ def test_a_table_can_be_copied_where_the_browser_has_no_clipboard_for_pages(open
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures in a folder, one in another inside it, and what systems leave behind."""
+    """Four images, one of them in a folder inside, and files that systems leave in folders."""
     for name in ("b.png", "a10.png", "a9.png", ".DS_Store", "Thumbs.db", "inside/c.png"):
         path = tmp_path / "day" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ def test_a_folder_can_be_dropped(open_page, api_key, folder):
     assert visible(page) == NAMES
 
 
-def test_a_dropped_file_that_cannot_be_opened_is_one_that_needs_attention(open_page, api_key):
+def test_a_dropped_file_that_cannot_be_read_needs_attention(open_page, api_key):
     page = ready(open_page, api_key)
     page.evaluate(
         """() => {
@@ -209,7 +210,7 @@ def test_a_folder_can_be_chosen(open_page, api_key, folder):
     assert sorted(visible(page)) == sorted(NAMES)
 
 
-def test_what_a_key_may_do_is_shown_as_soon_as_it_is_there(open_page, api_key):
+def test_the_limits_of_a_key_are_shown_as_soon_as_it_is_entered(open_page, api_key):
     page = open_page()
     key = api_key(name="Magazine", rate_limit="120/hour", expires_at="2050-01-31")
     page.locator("#key").fill(key)
@@ -242,7 +243,7 @@ def test_answers_that_overtake_each_other_never_raise_what_is_left(open_page, ap
     expect(page.locator("#limit-left")).to_have_text("57 now")
 
 
-def test_the_policy_of_a_key_is_told_in_the_readers_words(open_page, api_key):
+def test_the_metadata_policy_of_a_key_is_shown_in_plain_words(open_page, api_key):
     page = open_page()
     page.locator("#key").fill(api_key(metadata="no-location"))
     expect(page.locator("#limits")).to_contain_text(
@@ -257,7 +258,7 @@ def test_the_policy_of_a_key_is_told_in_the_readers_words(open_page, api_key):
         ({"roles": "editor"}, "lacks the role “uploader”"),
     ],
 )
-def test_a_key_that_may_not_upload_is_told_before_an_upload(
+def test_a_key_that_may_not_upload_is_refused_before_an_upload(
     open_page, api_key, redis_client, fields, sentence
 ):
     page = open_page()
@@ -275,9 +276,7 @@ def test_a_key_that_may_not_upload_is_told_before_an_upload(
     expect(page.locator("#sum")).to_have_text("3 of 3 stored")
 
 
-def test_a_key_that_is_disabled_in_the_middle_costs_no_picture_its_place(
-    open_page, api_key, redis_client
-):
+def test_files_wait_for_another_key_when_theirs_is_disabled(open_page, api_key, redis_client):
     key = api_key()
     page = ready(open_page, lambda: key)
     expect(page.locator("#key-state")).to_contain_text("Accepted")
@@ -289,7 +288,9 @@ def test_a_key_that_is_disabled_in_the_middle_costs_no_picture_its_place(
     expect(page.locator("#sum")).to_have_text("9 of 9 stored")
 
 
-def test_a_full_service_is_asked_again_when_it_said_and_by_one_clock(open_page, api_key):
+def test_the_page_waits_for_the_retry_after_of_a_full_service_with_one_countdown(
+    open_page, api_key
+):
     page = ready(open_page, api_key)
     asked, answers = [], [(503, "overloaded"), (429, "too_many_at_once")]
 
@@ -310,7 +311,7 @@ def test_a_full_service_is_asked_again_when_it_said_and_by_one_clock(open_page, 
     assert len(asked) == 9
 
 
-def test_when_the_connection_is_lost_the_rest_waits(open_page, api_key):
+def test_the_other_files_wait_when_the_connection_is_lost(open_page, api_key):
     page = ready(open_page, api_key)
     expect(page.locator("#key-state")).to_contain_text("Accepted")
     page.route("**/upload/image", lambda route: route.abort())
@@ -322,7 +323,7 @@ def test_when_the_connection_is_lost_the_rest_waits(open_page, api_key):
     expect(page.locator("#sum")).to_have_text("50 of 50 stored")
 
 
-def test_all_that_wait_can_be_cancelled(open_page, api_key):
+def test_all_waiting_files_can_be_cancelled(open_page, api_key):
     page = ready(open_page, api_key)
     page.route("**/upload/image", lambda route: None)
     page.set_input_files("#files", [PNG] * 9)
@@ -332,7 +333,7 @@ def test_all_that_wait_can_be_cancelled(open_page, api_key):
     expect(page.locator(".upload.moving")).to_have_count(3)
 
 
-def test_a_german_table_is_for_german_spreadsheets(open_page, api_key):
+def test_a_german_csv_has_semicolons_as_german_spreadsheets_expect(open_page, api_key):
     page = open_page(locale="de-DE")
     page.locator("#key").fill(api_key())
     page.set_input_files("#files", [PNG])

@@ -1,4 +1,4 @@
-"""The upload page and the reference in real Chromium."""
+"""The upload page and the API reference in real Chromium."""
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -11,7 +11,7 @@ from tests.system.stack import wait_until
 pytestmark = pytest.mark.needs_program("chromium")
 
 
-def test_an_upload_by_picking_ends_in_a_key_to_copy(open_page, api_key, seaweedfs, bucket):
+def test_a_chosen_file_is_uploaded_and_its_key_can_be_copied(open_page, api_key, seaweedfs, bucket):
     page = ready(open_page, api_key)
     page.set_input_files("#files", [PNG])
     key = stored(page)
@@ -24,7 +24,7 @@ def test_an_upload_by_picking_ends_in_a_key_to_copy(open_page, api_key, seaweedf
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
-def test_an_upload_by_dropping_and_pasting(open_page, api_key, kind):
+def test_a_file_can_be_dropped_and_pasted(open_page, api_key, kind):
     page = ready(open_page, api_key)
     page.evaluate(
         """([kind, bytes]) => {
@@ -53,13 +53,14 @@ def test_many_files_are_sent_three_at_a_time(open_page, api_key):
     page.route("**/upload/image", hold)
     page.set_input_files("#files", [PNG] * 7)
     expect(page.locator(".upload .state", has_text="Waiting")).to_have_count(4)
+    # Playwright calls ``hold`` only while the test waits in one of its functions.
     wait_until(lambda: page.wait_for_timeout(20) or len(held) == 3)
     for route in held[:3]:
         route.continue_()
     assert len({stored(page, number) for number in range(7)}) == 7
 
 
-def test_a_cut_file_is_told_in_a_sentence(open_page, api_key):
+def test_a_cut_file_is_refused_with_a_sentence(open_page, api_key):
     page = ready(open_page, api_key)
     page.set_input_files("#files", [CUT])
     expect(page.locator(".upload.bad .state")).to_contain_text("cut off")
@@ -67,7 +68,7 @@ def test_a_cut_file_is_told_in_a_sentence(open_page, api_key):
     expect(page.locator(".upload")).to_have_count(0)
 
 
-def test_what_can_be_checked_is_checked_before_sending(open_page, api_key):
+def test_format_and_size_are_checked_before_a_file_is_sent(open_page, api_key):
     page = ready(open_page, api_key)
     large = {**PNG, "buffer": padded("PNG", 15 * 1024 * 1024 + 1)}
     page.set_input_files("#files", [TEXT, large])
@@ -77,7 +78,7 @@ def test_what_can_be_checked_is_checked_before_sending(open_page, api_key):
     assert page.get_by_role("button", name="Try again").count() == 0
 
 
-def test_without_a_key_it_asks_for_one(open_page):
+def test_the_page_asks_for_a_missing_key(open_page):
     page = open_page()
     page.set_input_files("#files", [PNG])
     expect(page.locator("#key")).to_be_focused()
@@ -103,7 +104,7 @@ def test_progress_moves_on_a_slow_connection(open_page, api_key):
     assert len(values) >= 3
 
 
-def test_over_the_rate_it_counts_down_and_tries_again(open_page, api_key):
+def test_the_page_waits_when_the_rate_is_used_up_and_tries_again(open_page, api_key):
     page = ready(open_page, lambda: api_key(rate_limit="1/second"))
     statuses = []
     page.on("response", lambda each: statuses.append(each.status))
@@ -112,7 +113,7 @@ def test_over_the_rate_it_counts_down_and_tries_again(open_page, api_key):
     for number in range(3):
         stored(page, number)
     expect(page.locator("#pause")).to_be_empty()
-    assert set(statuses) == {200}, "it asked for more than its key may do"
+    assert set(statuses) == {200}, "the page has sent more than the rate allows"
 
 
 def test_a_retry_after_a_lost_connection_makes_no_second_object(
@@ -150,7 +151,7 @@ def test_an_upload_can_be_cancelled_and_tried_again_without_a_mouse(open_page, a
     stored(page)
 
 
-def test_a_key_that_was_copied_with_a_letter_nobody_sees_is_told(open_page, api_key):
+def test_a_key_that_was_copied_with_an_invisible_character_is_refused(open_page, api_key):
     key = api_key()
     page = ready(open_page, lambda: key + "\u200b")
     page.set_input_files("#files", [PNG])
@@ -161,7 +162,7 @@ def test_a_key_that_was_copied_with_a_letter_nobody_sees_is_told(open_page, api_
     stored(page)
 
 
-def test_a_key_that_changes_to_none_while_pictures_wait_stops_nothing(open_page, api_key):
+def test_uploads_under_way_go_on_when_the_key_is_replaced_by_an_invalid_one(open_page, api_key):
     page = ready(open_page, api_key)
     page.route("**/upload/image", lambda route: None)
     page.set_input_files("#files", [PNG] * 4)
@@ -177,7 +178,7 @@ def test_a_key_that_changes_to_none_while_pictures_wait_stops_nothing(open_page,
     expect(page.locator(".upload .stored:visible")).to_have_count(4)
 
 
-def test_a_key_can_be_pasted_though_a_picture_comes_with_it(open_page):
+def test_a_key_can_be_pasted_when_the_clipboard_has_an_image_too(open_page):
     page = open_page()
     kept = page.evaluate(
         """() => {
@@ -190,11 +191,10 @@ def test_a_key_can_be_pasted_though_a_picture_comes_with_it(open_page):
     assert kept, "the browser's own paste was prevented"
 
 
-def test_it_works_with_the_keyboard_alone(open_page, api_key):
+def test_the_page_works_with_the_keyboard_alone(open_page, api_key):
     page = open_page()
-    page.on(
-        "filechooser", lambda _: None
-    )  # from here on choosers come to the test, not to a window
+    # With a listener Playwright gives file choosers to the test, and opens no window.
+    page.on("filechooser", lambda _: None)
     page.keyboard.press("Tab")
     expect(page.locator("#key")).to_be_focused()
     page.keyboard.type(api_key())
@@ -211,7 +211,7 @@ def test_it_works_with_the_keyboard_alone(open_page, api_key):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 360, 1280, 3840])
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_it_fits_every_width_and_has_no_barrier(open_page, api_key, path, width, scheme):
+def test_the_pages_fit_every_width_and_pass_axe(open_page, api_key, path, width, scheme):
     page = open_page(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
     if path == "/":
         page.locator("#key").fill(api_key())
@@ -226,7 +226,7 @@ def test_it_fits_every_width_and_has_no_barrier(open_page, api_key, path, width,
     assert found.violations_count == 0, found.generate_report()
 
 
-def test_a_german_reader_gets_german(open_page):
+def test_a_german_browser_gets_the_page_in_german(open_page):
     page = open_page(locale="de-DE")
     expect(page.get_by_role("heading", name="Bilder hochladen")).to_be_visible()
 
@@ -238,7 +238,7 @@ def test_the_tabs_of_the_reference_follow_the_arrow_keys(open_page):
     expect(page.get_by_role("tabpanel")).to_contain_text("new FormData()")
 
 
-def test_the_reference_can_be_tried(open_page, api_key):
+def test_the_reference_can_send_an_upload(open_page, api_key):
     page = open_page("/docs")
     page.locator("#try-key").fill(api_key())
     page.set_input_files("#try-file", [PNG])

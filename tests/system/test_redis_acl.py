@@ -1,4 +1,4 @@
-"""The shipped Redis users: the service works as its own, and can do nothing else."""
+"""The shipped Redis users: the rights of ``uploader`` suffice for the service, and end there."""
 
 import re
 import secrets
@@ -31,11 +31,11 @@ def key(guarded):
     return key
 
 
-def test_the_service_works_with_its_rights_and_is_denied_nothing_that_counts(
+def test_the_service_works_and_redis_denies_it_no_command_that_it_needs(
     guarded, make_service, seaweedfs, bucket, key, photo
 ):
     service = make_service(guarded.url, seaweedfs.settings(bucket), SWEEP_INTERVAL="1")
-    left_over = secrets.token_hex(8)
+    left_over = secrets.token_hex(8)  # a name that the sweep takes over
     guarded.admin.zadd("pending:{0}", {left_over: 1})
     assert service.get("/readyz").status == 200
     assert service.get("/upload/limits", x_api_key=key).status == 401
@@ -49,6 +49,7 @@ def test_the_service_works_with_its_rights_and_is_denied_nothing_that_counts(
     wait_until(lambda: guarded.admin.get(f"lastused:{key_id(key)}"))
     service.signal(signal.SIGTERM)
     assert service.popen.wait(60) == 0
+    # redis-py sends CLIENT SETINFO at each connection, and goes on when it is denied.
     denied = {entry["object"] for entry in guarded.admin.acl_log()}
     assert denied <= {"client|setinfo"}
 
@@ -93,13 +94,15 @@ def test_the_services_user_can_do_nothing_else(guarded, command):
     assert re.search("permission|can't", str(refused.value).lower())
 
 
-def test_nobody_comes_in_without_a_name(guarded):
-    with redis.Redis(port=guarded.port) as nobody, pytest.raises(redis.AuthenticationError):
-        nobody.ping()
+def test_a_client_without_a_password_is_refused(guarded):
+    with redis.Redis(port=guarded.port) as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
 
 
 @pytest.mark.needs_program("redis-server")
-def test_the_doctor_finds_a_redis_that_would_forget_at_its_next_start(tmp_path, seaweedfs, bucket):
+def test_the_doctor_finds_a_redis_that_would_lose_scripts_writes_at_its_next_start(
+    tmp_path, seaweedfs, bucket
+):
     server = Guarded("redis", tmp_path)
     settings = seaweedfs.settings(bucket)
     assert doctor(server.admin_url, settings)[1]["redis replay"]["state"] == "ok"
@@ -110,7 +113,7 @@ def test_the_doctor_finds_a_redis_that_would_forget_at_its_next_start(tmp_path, 
     server.close()
 
 
-def test_the_doctor_finds_that_the_service_may_do_all_it_needs(guarded, seaweedfs, bucket):
+def test_the_doctor_finds_no_missing_right(guarded, seaweedfs, bucket):
     status, found = doctor(guarded.url, seaweedfs.settings(bucket))
     assert (status, found["redis rights"]["state"]) == (0, "ok")
     assert found["redis persistence"]["state"] == "ok"

@@ -1,7 +1,9 @@
-"""What a server of the shipped configuration still knows after it was started again."""
+"""Redis with the shipped configuration is stopped and killed, alone and with the service.
+
+Every object that was answered 200 outlives that. The others are deleted, or listed as doubtful.
+"""
 
 import contextlib
-import http.client
 import secrets
 import shutil
 import signal
@@ -12,7 +14,7 @@ import urllib3
 
 from tests.pictures import picture
 from tests.system.guarded import Guarded
-from tests.system.proxy import Proxy
+from tests.system.raw import UnfinishedUpload
 from tests.system.stack import KINDS, flask, listed, record_name, wait_until
 
 PNG = picture()
@@ -33,50 +35,22 @@ def key(guarded):
     return key
 
 
-class SlowUpload:
-    """An upload whose body stops in the middle until ``finish``."""
-
-    def __init__(self, service, key, **headers):
-        body, content_type = urllib3.encode_multipart_formdata({"image": ("a.png", PNG)})
-        self._rest = body[-100:]
-        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
-        self._connection.putrequest("POST", "/upload/image")
-        sent = {"x-api-key": key, "Content-Type": content_type, "Content-Length": len(body)}
-        for name, value in (sent | headers).items():
-            self._connection.putheader(name, str(value))
-        self._connection.endheaders(body[:-100])
-
-    def finish(self):
-        self._connection.send(self._rest)
-        with contextlib.closing(self._connection):
-            answer = self._connection.getresponse()
-            answer.read()
-            return answer.status
-
-
 def rewrite(admin):
-    """Write the append-only file anew, so that it begins with what there is now."""
+    """Rewrite the append-only file, so that it begins with the present data."""
     admin.bgrewriteaof()
     wait_until(lambda: not admin.info("persistence")["aof_rewrite_in_progress"])
 
 
 def age(admin, seconds):
-    """As if all that Redis has seen had been so much longer ago."""
+    """Make the names of all uploads older, as if this many seconds had passed."""
     for pattern in ("pending:*", "sweeping:*"):
         for shard in admin.scan_iter(pattern):
             for name in admin.zrange(shard, 0, -1):
                 admin.zincrby(shard, -seconds, name)
 
 
-@pytest.fixture
-def proxy(seaweedfs):
-    proxy = Proxy(("127.0.0.1", seaweedfs.port))
-    yield proxy
-    proxy.close()
-
-
 class Stage:
-    """A service on a guarded Redis, its bucket, and what its clients were answered 200 for."""
+    """A service with a guarded Redis and its own bucket, and the objects that were answered 200."""
 
     def __init__(self, guarded, key, make_service, seaweedfs, proxy):
         self.guarded, self.key, self.proxy, self.seaweedfs = guarded, key, proxy, seaweedfs
@@ -84,27 +58,29 @@ class Stage:
         self.before = seaweedfs.keys(self.bucket)
         self.settings = seaweedfs.settings(self.bucket)
         through = self.settings | {"S3_ENDPOINT": f"http://127.0.0.1:{proxy.port}"}
-        # one process, which has just seen that the store is there
+        # One process, and no sweep but the test's own.
         alone = {"WEB_CONCURRENCY": "1", "SWEEP_INTERVAL": "0"}
         self.service = make_service(guarded.url, through, **alone)
-        self.stands, self.by_repeat_key = set(), {}
+        self.acknowledged, self.by_repeat_key = set(), {}
 
     @property
     def objects(self):
+        """The keys of the objects that were written since the beginning."""
         return self.seaweedfs.keys(self.bucket) - self.before
 
     def upload(self, repeat_key=None):
+        """Upload, with this Idempotency-Key if there is one, and note an object of a 200."""
         headers = {"Idempotency-Key": repeat_key} if repeat_key else {}
         answer = self.service.upload(PNG, self.key, **headers)
         if answer.status == 200:
             self.by_repeat_key[repeat_key] = answer.json()["data"]["key"]
-            self.stands.add(self.by_repeat_key[repeat_key])
+            self.acknowledged.add(self.by_repeat_key[repeat_key])
         return answer
 
     def uploads_under_way(self):
-        """Two threads whose objects are written, and whose store has not said so yet."""
+        """Two threads that upload: the store has their objects, and the service waits for it."""
         written = self.objects
-        self.proxy.late = 30  # longer than the service waits: none of them ends by itself
+        self.proxy.late = 30  # longer than the service waits, so that neither is answered 200
         self.proxy.mode = "delay"
 
         def send(repeat_key):
@@ -118,6 +94,7 @@ class Stage:
         return clients
 
     def uploads_command(self, *arguments):
+        """The output of ``flask uploads``."""
         done = flask("uploads", *arguments, REDIS_URL=self.guarded.url, **self.settings)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -128,7 +105,7 @@ def kill_service(stage):
 
 
 def kill_redis(stage):
-    """When its file has all it has answered: a slow disk lets a write wait for two seconds."""
+    """Kill Redis once its file has all writes: a slow disk may delay one by two seconds."""
     wait_until(lambda: stage.guarded.admin.info("persistence")["aof_buffer_length"] == 0)
     stage.guarded.kill()
 
@@ -147,18 +124,19 @@ def stop_redis(stage):
     ],
     ids=lambda ends: "-".join(end.__name__ for end in ends),
 )
-def test_what_was_answered_200_outlives_all_ends_and_nothing_else_stays(
-    guarded, key, ends, make_service, seaweedfs, proxy
+def test_only_objects_of_200s_outlive_every_end(
+    guarded, key, ends, make_service, seaweedfs, store_proxy
 ):
-    stage = Stage(guarded, key, make_service, seaweedfs, proxy)
-    slow = [SlowUpload(stage.service, key), SlowUpload(stage.service, key)]
+    stage = Stage(guarded, key, make_service, seaweedfs, store_proxy)
+    slow = [UnfinishedUpload(stage.service.port, key, PNG) for _ in range(2)]
     wait_until(lambda: len(listed(guarded.admin)) == 2)
     rewrite(guarded.admin)
-    assert [upload.finish() for upload in slow] == [200, 200]
-    stage.stands |= stage.objects
+    assert [upload.finish()[0] for upload in slow] == [200, 200]
+    stage.acknowledged |= stage.objects
     assert [stage.upload(each).status for each in (None, "a", "b")] == [200, 200, 200]
-    assert len(stage.stands) == 5
-    # stores say when an object was written in whole seconds
+    assert len(stage.acknowledged) == 5
+    # The sweep spares objects from before the start of Redis, and 2 s more, because stores give
+    # the time of an object in whole seconds.
     wait_until(lambda: guarded.admin.info("server")["uptime_in_seconds"] > 4)
     clients = stage.uploads_under_way()
 
@@ -169,38 +147,38 @@ def test_what_was_answered_200_outlives_all_ends_and_nothing_else_stays(
         wait_until(guarded.admin.ping)
     for client in clients:
         client.join()
-    proxy.mode = "pass"
+    store_proxy.mode = "pass"
     if kill_service in ends:
         stage.service.start()
     wait_until(lambda: stage.service.get("/readyz").status == 200)
 
     age(guarded.admin, 100)
     stage.uploads_command("sweep")
-    assert stage.stands <= stage.objects
+    assert stage.acknowledged <= stage.objects
     for repeat_key in ("a", "b"):
         first = stage.by_repeat_key[repeat_key]
         assert stage.upload(repeat_key).status == 200
         assert stage.by_repeat_key[repeat_key] == first
-    in_doubt = set(stage.uploads_command("doubtful").split())
-    assert stage.objects == stage.stands | in_doubt
+    doubtful = set(stage.uploads_command("doubtful").split())
+    assert stage.objects == stage.acknowledged | doubtful
     if len(ends) == 1:
-        assert in_doubt == set()
+        assert doubtful == set()
     stage.uploads_command("doubtful", "--delete", "--yes")
-    assert stage.objects == stage.stands
+    assert stage.objects == stage.acknowledged
     stage.service.stop()
 
 
-def test_an_image_whose_answer_redis_has_lost_is_not_deleted(
-    guarded, key, make_service, seaweedfs, proxy, tmp_path
+def test_an_object_whose_200_redis_has_lost_is_not_deleted(
+    guarded, key, make_service, seaweedfs, store_proxy, tmp_path
 ):
-    """As after a power failure: the end of what Redis had answered is not on its disk."""
-    stage = Stage(guarded, key, make_service, seaweedfs, proxy)
+    """As after a power failure, when the last writes of Redis are not on its disk."""
+    stage = Stage(guarded, key, make_service, seaweedfs, store_proxy)
     stage.uploads_command("sweep")
-    slow = SlowUpload(stage.service, key)
+    slow = UnfinishedUpload(stage.service.port, key, PNG)
     wait_until(lambda: listed(guarded.admin))
     (name,) = listed(guarded.admin)
     shutil.copytree(tmp_path / "appendonlydir", tmp_path / "written")
-    assert slow.finish() == 200
+    assert slow.finish()[0] == 200
     assert listed(guarded.admin) == set()
     stage.service.stop()
     guarded.kill()
@@ -211,17 +189,17 @@ def test_an_image_whose_answer_redis_has_lost_is_not_deleted(
     assert listed(guarded.admin) == {name}
 
     age(guarded.admin, 100)
-    said = stage.uploads_command("sweep")
-    assert "0 objects deleted, 1 left in doubt" in said
+    printed = stage.uploads_command("sweep")
+    assert "0 objects deleted, 1 left in doubt" in printed
     assert stage.objects == {f"uploads/{name}.png"}
     assert stage.uploads_command("sweep").startswith("0 names looked at")
     assert stage.uploads_command("doubtful") == f"uploads/{name}.png\n"
 
 
-def test_what_an_upload_left_long_before_redis_lost_its_end_is_deleted(
-    guarded, key, make_service, seaweedfs, proxy
+def test_objects_of_unfinished_uploads_from_long_before_a_crash_of_redis_are_deleted(
+    guarded, key, make_service, seaweedfs, store_proxy
 ):
-    stage = Stage(guarded, key, make_service, seaweedfs, proxy)
+    stage = Stage(guarded, key, make_service, seaweedfs, store_proxy)
     stage.uploads_command("sweep")
     assert stage.upload().status == 200
     clients = stage.uploads_under_way()
@@ -229,15 +207,15 @@ def test_what_an_upload_left_long_before_redis_lost_its_end_is_deleted(
     for client in clients:
         client.join()
     for shard in guarded.admin.scan_iter("history:*"):
-        guarded.admin.hincrby(shard, "seen", 100)  # the sweep went on for this long
+        guarded.admin.hincrby(shard, "seen", 100)  # as if sweeps had run 100 s longer
     guarded.restart(signal.SIGKILL)
     stage.uploads_command("sweep")
     age(guarded.admin, 100)
     stage.uploads_command("sweep")
-    assert stage.objects == stage.stands
+    assert stage.objects == stage.acknowledged
 
 
-def test_nobody_comes_in_as_the_default_user_after_a_restart(guarded):
+def test_the_default_user_stays_off_after_a_restart(guarded):
     guarded.restart(signal.SIGTERM)
     [default] = [line for line in guarded.admin.acl_list() if line.startswith("user default ")]
     assert " off " in default

@@ -1,4 +1,4 @@
-"""Reload (HUP) and stop (TERM) under load: nothing that was taken in fails or is lost."""
+"""Reloads (HUP) and stops (TERM) under load: no upload that has begun fails or is lost."""
 
 import json
 import os
@@ -7,14 +7,14 @@ import secrets
 import signal
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 import urllib3
 
 from tests.pictures import picture
 from tests.system.nginx import Nginx
-from tests.system.stack import wait_until
+from tests.system.raw import UnfinishedUpload
+from tests.system.stack import add_to_gunicorn_conf, wait_until
 
 TIMES = 10
 CLIENTS = 4
@@ -26,18 +26,18 @@ def photo():
 
 
 @pytest.fixture
-def place(seaweedfs):
-    """A bucket of the test's own."""
+def own_bucket(seaweedfs):
+    """A bucket that only this test uses."""
     return seaweedfs.make_bucket(f"reload-{secrets.token_hex(4)}")
 
 
 @pytest.fixture
-def reloaded(make_service, valkey, seaweedfs, place):
-    return make_service(valkey.url, seaweedfs.settings(place))
+def reloaded(make_service, valkey, seaweedfs, own_bucket):
+    return make_service(valkey.url, seaweedfs.settings(own_bucket))
 
 
 class Load:
-    """Clients that upload one image after the other, each over a connection of its own."""
+    """Clients that upload one image after the other, each over a new connection."""
 
     def __init__(self, url, key, photo, certificate=None):
         self.url = f"{url}/upload/image"
@@ -64,7 +64,7 @@ class Load:
         self.http.clear()
 
     def go_on(self, uploads=2 * CLIENTS):
-        """Wait until so many more have been stored."""
+        """Wait until this many more uploads have been stored."""
         wanted = len(self.stored) + uploads
         wait_until(lambda: len(self.stored) >= wanted)
 
@@ -81,63 +81,46 @@ class Load:
                     self.failures.append(answer.data)
 
 
-class SlowUpload:
-    """An upload of which the service has the first half."""
-
-    def __init__(self, port, load):
-        self.connection = socket.create_connection(("127.0.0.1", port), timeout=60)
-        head = f"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: {len(load.body)}\r\n"
-        head += "".join(f"{name}: {value}\r\n" for name, value in load.headers.items())
-        half = len(load.body) // 2
-        self.rest = load.body[half:]
-        self.connection.sendall(head.encode() + b"\r\n" + load.body[:half])
-
-    def finish(self):
-        """Send the other half; the key under which the image was stored."""
-        with self.connection:
-            self.connection.sendall(self.rest)
-            answer = b"".join(iter(lambda: self.connection.recv(65536), b""))
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        return json.loads(answer.partition(b"\r\n\r\n")[2])["data"]["key"]
-
-
-def workers(service):
-    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text()
-    return set(children.split())
+def finished(upload):
+    """The key of the object of an upload that is sent to its end now."""
+    status, answer = upload.finish()
+    assert status == 200
+    return answer["data"]["key"]
 
 
 def under_way(redis_client):
-    """How many uploads have been let in and not answered yet."""
+    """The number of uploads that were admitted and have no answer yet."""
     return sum(redis_client.zcard(name) for name in redis_client.scan_iter("pending:*"))
 
 
 def reload(service):
-    """HUP, and wait for the new workers; the old ones may still be finishing."""
-    old = workers(service)
+    """Reload, wait for the new workers, and return the old ones, which may be at work still."""
+    old = service.workers
     service.signal(signal.SIGHUP)
-    wait_until(lambda: len(workers(service) - old) == len(old))
+    wait_until(lambda: len(service.workers - old) == len(old))
     return old
 
 
 def test_a_reload_under_load_fails_no_upload_and_loses_none(
-    reloaded, seaweedfs, place, redis_client, api_key, photo
+    reloaded, seaweedfs, own_bucket, redis_client, api_key, photo
 ):
-    with Load(reloaded.url, api_key(), photo) as load:
+    key = api_key()
+    with Load(reloaded.url, key, photo) as load:
         for _ in range(TIMES):
             load.go_on()
-            slow = SlowUpload(reloaded.port, load)
+            slow = UnfinishedUpload(reloaded.port, key, photo)
             wait_until(lambda: under_way(redis_client))
             old = reload(reloaded)
             load.go_on()
-            load.stored.append(slow.finish())
-            wait_until(lambda old=old: not workers(reloaded) & old)
+            load.stored.append(finished(slow))
+            wait_until(lambda old=old: not reloaded.workers & old)
     assert load.failures == []
-    assert seaweedfs.keys(place) == set(load.stored)
+    assert seaweedfs.keys(own_bucket) == set(load.stored)
 
 
 @pytest.mark.needs_program("nginx", "openssl")
-def test_a_reload_under_load_is_not_noticed_behind_nginx(
-    reloaded, seaweedfs, place, api_key, photo, tmp_path
+def test_a_reload_under_load_fails_no_upload_behind_nginx(
+    reloaded, seaweedfs, own_bucket, api_key, photo, tmp_path
 ):
     nginx = Nginx(tmp_path, reloaded.port, [("rate=50r/s", "rate=9000r/s")])
     try:
@@ -145,34 +128,34 @@ def test_a_reload_under_load_is_not_noticed_behind_nginx(
             for _ in range(TIMES):
                 load.go_on()
                 old = reload(reloaded)
-                wait_until(lambda old=old: not workers(reloaded) & old)
+                wait_until(lambda old=old: not reloaded.workers & old)
     finally:
         nginx.stop()
     assert load.failures == []
-    assert seaweedfs.keys(place) == set(load.stored)
+    assert seaweedfs.keys(own_bucket) == set(load.stored)
 
 
-def test_a_stop_under_load_finishes_what_was_taken_in_and_loses_nothing(
-    reloaded, seaweedfs, place, api_key, photo
+def test_a_stop_under_load_finishes_all_uploads_that_have_begun(
+    reloaded, seaweedfs, own_bucket, api_key, photo
 ):
-    stored = []
+    stored, key = [], api_key()
     for _ in range(TIMES):
-        with Load(reloaded.url, api_key(), photo) as load:
+        with Load(reloaded.url, key, photo) as load:
             load.go_on()
-            slow = SlowUpload(reloaded.port, load)
-            reloaded.signal(signal.SIGTERM)  # perhaps even before it has been accepted
-            stored.append(slow.finish())
+            slow = UnfinishedUpload(reloaded.port, key, photo)
+            reloaded.signal(signal.SIGTERM)  # perhaps before a worker has accepted the connection
+            stored.append(finished(slow))
             assert reloaded.popen.wait(60) == 0
         stored += load.stored
         reloaded.start()
         wait_until(lambda: reloaded.get("/healthz").status == 200)
-    assert seaweedfs.keys(place) == set(stored)
+    assert seaweedfs.keys(own_bucket) == set(stored)
 
 
-def test_a_stop_lets_nobody_else_connect_while_it_waits_for_an_upload(
+def test_a_stop_refuses_new_connections_while_it_waits_for_an_upload(
     reloaded, redis_client, api_key, photo
 ):
-    slow = SlowUpload(reloaded.port, Load(reloaded.url, api_key(), photo))
+    slow = UnfinishedUpload(reloaded.port, api_key(), photo)
     wait_until(lambda: under_way(redis_client))
     reloaded.signal(signal.SIGTERM)
 
@@ -184,10 +167,11 @@ def test_a_stop_lets_nobody_else_connect_while_it_waits_for_an_upload(
 
     wait_until(refused)
     assert reloaded.popen.poll() is None
-    assert slow.finish()
+    assert finished(slow)
     assert reloaded.popen.wait(60) == 0
 
 
+# The next three are added to gunicorn's configuration. This one makes a worker start slowly.
 SLOWLY_FORKED = """
 import time
 set_up = post_fork
@@ -196,7 +180,7 @@ def post_fork(server, worker):
     time.sleep(1)
 """
 
-# On a single processor a child takes no step before its parent waits for something.
+# The first worker stops itself at the end of its start.
 STOPPED_WHILE_IT_BOOTS = """
 import os, signal
 set_up_worker = post_worker_init
@@ -207,6 +191,8 @@ def post_worker_init(worker):
         os.kill(os.getpid(), signal.SIGTERM)
 """
 
+# The master stops the first worker right after the fork. It is bound to one processor, where a
+# child does nothing before its parent waits.
 STOPPED_BEFORE_ITS_FIRST_STEP = """
 import os, signal
 from pathlib import Path
@@ -221,44 +207,45 @@ os.register_at_fork(after_in_parent=stop_the_first)
 """
 
 
-def test_a_stop_is_heeded_by_a_worker_that_has_just_been_forked(
-    make_service, valkey, seaweedfs, place, copy
+def test_a_worker_that_is_stopped_right_after_the_fork_ends(
+    make_service, valkey, seaweedfs, own_bucket, copy
 ):
-    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
-        conf.write(SLOWLY_FORKED)
-    service = make_service(valkey.url, seaweedfs.settings(place), directory=copy)
-    old = workers(service)
-    os.kill(int(min(old)), signal.SIGKILL)
-    wait_until(lambda: workers(service) - old)
+    add_to_gunicorn_conf(copy, SLOWLY_FORKED)
+    service = make_service(valkey.url, seaweedfs.settings(own_bucket), directory=copy)
+    old = service.workers
+    os.kill(min(old), signal.SIGKILL)
+    wait_until(lambda: service.workers - old)
     service.signal(signal.SIGTERM)
     assert service.popen.wait(20) == 0
 
 
-def test_a_stop_is_heeded_by_a_worker_that_boots(make_service, valkey, seaweedfs, place, copy):
-    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
-        conf.write(STOPPED_WHILE_IT_BOOTS)
-    service = make_service(valkey.url, seaweedfs.settings(place), directory=copy)
+def test_a_worker_that_is_stopped_while_it_starts_ends(
+    make_service, valkey, seaweedfs, own_bucket, copy
+):
+    add_to_gunicorn_conf(copy, STOPPED_WHILE_IT_BOOTS)
+    service = make_service(valkey.url, seaweedfs.settings(own_bucket), directory=copy)
     wait_until(lambda: "Worker exiting" in service.log)
-    wait_until(lambda: len(workers(service)) == 2)
+    wait_until(lambda: len(service.workers) == 2)
     assert "Traceback" not in service.log
     assert service.get("/healthz").status == 200
 
 
-def test_a_stop_is_heeded_by_a_worker_that_has_not_taken_a_step_yet(
-    make_service, valkey, seaweedfs, place, copy
+def test_a_worker_that_is_stopped_before_its_first_instruction_ends(
+    make_service, valkey, seaweedfs, own_bucket, copy
 ):
-    with (copy / "deploy" / "gunicorn.conf.py").open("a") as conf:
-        conf.write(STOPPED_BEFORE_ITS_FIRST_STEP)
-    service = make_service(valkey.url, seaweedfs.settings(place), directory=copy)
+    add_to_gunicorn_conf(copy, STOPPED_BEFORE_ITS_FIRST_STEP)
+    service = make_service(valkey.url, seaweedfs.settings(own_bucket), directory=copy)
     stopped = re.search(r"^stopped (\d+)$", service.log, re.MULTILINE)[1]
-    wait_until(lambda: stopped not in workers(service))
+    wait_until(lambda: int(stopped) not in service.workers)
 
 
-def test_a_reload_takes_the_new_version_of_the_code(make_service, valkey, seaweedfs, place, copy):
-    service = make_service(valkey.url, seaweedfs.settings(place), directory=copy)
+def test_a_reload_runs_the_new_version_of_the_code(
+    make_service, valkey, seaweedfs, own_bucket, copy
+):
+    service = make_service(valkey.url, seaweedfs.settings(own_bucket), directory=copy)
     assert service.get("/robots.txt").data.startswith(b"User-agent: *")
     pages = copy / "app" / "web" / "pages.py"
     pages.write_text(pages.read_text().replace('"User-agent: *', '"# new\\nUser-agent: *'))
     old = reload(service)
-    wait_until(lambda: not workers(service) & old)
+    wait_until(lambda: not service.workers & old)
     assert service.get("/robots.txt").data.startswith(b"# new")

@@ -1,4 +1,4 @@
-"""The shipped S3 policy, on SeaweedFS: the service works with it, and it allows nothing else."""
+"""The shipped S3 policy, with SeaweedFS: its rights suffice for the service, and end there."""
 
 import io
 import json
@@ -16,7 +16,7 @@ OTHER = "other"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """A store with one more identity, which has the policy and nothing else."""
+    """A store with one more identity, whose only rights are those of the policy."""
     directory = tmp_path_factory.mktemp("seaweedfs")
     server = SeaweedFS(directory)
     for bucket in ("assets", OTHER):
@@ -30,14 +30,15 @@ def store(tmp_path_factory):
     identities["policies"] = [{"name": "uploader", "content": POLICY.read_text()}]
     config.write_text(json.dumps(identities))
     server.kill()
-    server.start()
-    wait_until(server._takes_objects, 60)
+    server.start()  # it reads its identities only at the start
+    wait_until(server.takes_objects, 60)
     yield server
     server.kill()
 
 
 @pytest.fixture(scope="module")
 def confined(store):
+    """A client with this identity."""
     return Minio(
         endpoint=f"127.0.0.1:{store.port}",
         access_key="confined",
@@ -56,7 +57,7 @@ def test_the_service_works_with_the_policy(store, make_service, valkey, api_key)
     assert json.loads(answer.data)["data"]["key"] in store.keys("assets")
 
 
-def test_the_policy_allows_to_find_out_and_to_delete_what_must_not_stay(store, confined):
+def test_the_policy_allows_a_look_at_an_object_and_its_deletion(store, confined):
     store.client.put_object(
         bucket_name="assets", object_name="uploads/left.png", data=io.BytesIO(b"x"), length=1
     )
@@ -89,7 +90,7 @@ def test_the_policy_allows_nothing_else(store, confined, attempt):
     assert refused.value.code == "AccessDenied"
 
 
-def test_the_doctor_finds_that_the_policy_allows_all_it_needs(store, valkey):
+def test_the_doctor_finds_no_right_missing_in_the_policy(store, valkey):
     settings = {"S3_ACCESS_KEY": "confined", "S3_SECRET_KEY": "confined-secret"}
     status, found = doctor(valkey.url, store.settings("assets") | settings)
     assert (status, found["store rights"]["state"]) == (0, "ok")

@@ -1,19 +1,16 @@
-"""The samples of /docs and of the guide, copied as a reader copies them, run as they stand."""
+"""The code samples of /docs and of docs/integrating.md run as they stand."""
 
 import html
 import json
 import re
-import shutil
 import sys
 
 import pytest
 import tree_sitter
 import tree_sitter_swift
-from playwright.sync_api import sync_playwright
 
 from tests.pictures import picture
 from tests.system import stack
-from tests.system.chromium import FLAGS
 
 PHOTO = picture("JPEG")
 GUIDE = (stack.ROOT / "docs" / "integrating.md").read_text()
@@ -21,6 +18,7 @@ GUIDE = (stack.ROOT / "docs" / "integrating.md").read_text()
 
 @pytest.fixture(scope="module")
 def samples(service):
+    """The samples of /docs by language, as they look on the page."""
     page = service.get("/docs").data.decode()
     found = re.findall(r'<code data-language="(\w+)">(.*?)</code>', page, re.DOTALL)
     return {language: html.unescape(code) for language, code in found}
@@ -34,17 +32,19 @@ def folder(tmp_path):
 
 @pytest.fixture
 def run(folder):
+    """A function that runs a command beside photo.jpg, with a key in API_KEY."""
     return lambda command, key: stack.run(command, directory=folder, timeout=120, API_KEY=key)
 
 
 @pytest.fixture(scope="module")
 def guides_program(service):
+    """The Python program of docs/integrating.md."""
     [program] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     return program.replace("HOST", service.url)
 
 
 def stored(seaweedfs, bucket, text):
-    """What the store has under the key that a sample has printed."""
+    """The bytes of the object whose key a sample has printed."""
     [key] = re.findall(r"uploads/[0-9a-f-]{36}\.jpg", text)
     return seaweedfs.read(bucket, key)
 
@@ -91,22 +91,18 @@ def test_the_javascript_sample_shows_a_refusal_and_fails(samples, run, folder):
 
 @pytest.mark.needs_program("chromium")
 def test_the_javascript_sample_uploads_from_a_browser(
-    samples, service, api_key, seaweedfs, bucket, folder
+    samples, service, api_key, seaweedfs, bucket, folder, browser
 ):
-    # A module of its own: it may await, and what it defines is put into the window here.
+    # The sample is a module, because it uses await; its function is not global until this line.
     script = samples["javascript"] + "\nwindow.upload = upload;"
-    with sync_playwright() as playwright:
-        path = shutil.which("chromium")
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(bypass_csp=True)
-        page.goto(f"{service.url}/docs")
-        page.set_input_files("#try-file", folder / "photo.jpg")
-        page.add_script_tag(content=script, type="module")
-        page.wait_for_function("() => Boolean(window.upload)")
-        key = page.evaluate(
-            "key => upload(document.getElementById('try-file').files[0], key)", api_key()
-        )
-        browser.close()
+    page = browser.new_page(bypass_csp=True)
+    page.goto(f"{service.url}/docs")
+    page.set_input_files("#try-file", folder / "photo.jpg")
+    page.add_script_tag(content=script, type="module")
+    page.wait_for_function("() => Boolean(window.upload)")
+    key = page.evaluate(
+        "key => upload(document.getElementById('try-file').files[0], key)", api_key()
+    )
     assert seaweedfs.read(bucket, key) == PHOTO
 
 
@@ -127,7 +123,7 @@ def test_the_java_sample_shows_a_refusal_and_fails(samples, run, folder):
 
 
 def test_the_swift_sample_can_be_parsed(samples):
-    # Swift itself is not in Debian 12: that it runs is known by review only.
+    # Debian 12 has no Swift, so only its syntax is tested.
     parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_swift.language()))
     assert not parser.parse(samples["swift"].encode()).root_node.has_error
     assert parser.parse(samples["swift"].replace("}.resume()", "").encode()).root_node.has_error
@@ -142,10 +138,8 @@ def test_the_guides_python_program_uploads(guides_program, run, folder, api_key,
     assert "ValueError: This API key is not accepted." in done.stderr
 
 
-def test_the_guides_python_program_waits_as_long_as_it_is_told(
-    guides_program, run, folder, api_key
-):
-    # It is told to wait for a day: what it would wait is printed instead.
+def test_the_guides_python_program_waits_for_the_retry_after(guides_program, run, folder, api_key):
+    # The rate is one a day, so the program prints each wait instead of sleeping.
     watched = "import time; time.sleep = lambda seconds: print(f'waited {int(seconds)}')\n"
     (folder / "upload.py").write_text(watched + guides_program)
     key = api_key(rate_limit="1/day")

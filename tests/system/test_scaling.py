@@ -1,4 +1,4 @@
-"""As on several machines: services on several ports, one Redis, a store of several servers."""
+"""As on several machines: three services, one Redis, and a store of several servers."""
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +15,8 @@ PNG = picture()
 
 
 class Weed(Process):
+    """One server of a distributed SeaweedFS."""
+
     def __init__(self, directory, *arguments):
         directory.mkdir(parents=True)
         command = [str(servers.SCRIPTS / "weed"), "-logtostderr=true", *map(str, arguments)]
@@ -22,18 +24,23 @@ class Weed(Process):
 
 
 def listening(role, port, grpc):
+    """The arguments with which a server listens on these ports."""
     return (role, "-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc}")
 
 
 @pytest.fixture
 def distributed(tmp_path):
-    """A master, three volume servers that keep each object twice, a filer and the S3 gateway."""
+    """SeaweedFS with three volume servers: an S3 client, the settings, and the volume servers.
+
+    Each object is kept on two of them.
+    """
     ports = iter([servers.free_port() for _ in range(12)])
     master, master_grpc = next(ports), next(ports)
     started = [
         Weed(
             tmp_path / "master",
             *listening("master", master, master_grpc),
+            # 001: one more copy, on another server of the same rack.
             *(f"-mdir={tmp_path / 'master'}", "-defaultReplication=001", "-telemetry=false"),
             *("-volumeSizeLimitMB=64", "-ip.bind=127.0.0.1"),
         )
@@ -97,7 +104,7 @@ def test_services_on_several_ports_share_one_redis_and_a_replicated_store(
     with ThreadPoolExecutor(12) as threads:
         answers = list(threads.map(lambda n: services[n % 3].upload(PNG, key), range(60)))
     stored = [each.json()["data"]["key"] for each in answers if each.status == 200]
-    assert len(stored) == 30, "the rate is one for all of them"
+    assert len(stored) == 30, "the three services do not share one rate"
 
     first = services[0].upload(PNG, api_key_of := api_key(), Idempotency_Key="a")
     again = services[1].upload(PNG, api_key_of, Idempotency_Key="a")

@@ -1,11 +1,11 @@
-"""Stores on bad days, and what is no store at all: never a 200 for nothing."""
+"""Stores that fail, and servers that are not a store: no 200 without a stored object."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.pictures import padded, picture
-from tests.system.stack import doctor, wait_until
+from tests.system.stack import doctor, outcome, wait_until
 from tests.system.stand_ins import LoginPage, MetadataService, Store, only, s3_error
 
 PNG = picture()
@@ -13,11 +13,9 @@ PHOTO = padded("PNG", 2_000_000)
 NO_STORE = "not an answer of an S3 store"
 
 
-def outcome(answer):
-    return answer.status, answer.json().get("code", "ok")
-
-
-def test_what_answers_200_to_everything_stores_nothing(make_service, valkey, api_key):
+def test_a_server_that_answers_200_to_everything_is_not_taken_for_a_store(
+    make_service, valkey, api_key
+):
     with LoginPage() as page:
         service = make_service(valkey.url, page.settings(), WEB_CONCURRENCY="1")
         key = api_key()
@@ -32,8 +30,8 @@ def test_what_answers_200_to_everything_stores_nothing(make_service, valkey, api
 
 
 @pytest.mark.parametrize("status", [413, 403])
-def test_files_that_the_store_refuses_shut_nobody_else_out(make_service, valkey, api_key, status):
-    """As a proxy in front of the store does, with its limit or with its filter."""
+def test_files_that_the_store_refuses_do_not_block_others(make_service, valkey, api_key, status):
+    """A proxy in front of the store refuses large files by a limit (413) or a filter (403)."""
 
     def too_large(method, key, headers, body):
         if method == "PUT" and len(body) > 1_000_000:
@@ -62,16 +60,16 @@ def test_files_that_the_store_refuses_shut_nobody_else_out(make_service, valkey,
         service.stop()
 
 
-def test_a_role_that_is_renewed_in_the_middle_of_the_day_costs_no_upload(
+def test_no_upload_fails_while_the_credentials_of_a_role_are_renewed(
     make_service, valkey, api_key, tmp_path
 ):
-    """Its credentials end in some minutes; the next ones are there, and those before still do."""
+    """The old ones still have 200 s when the new ones are there, and the store takes both."""
     with MetadataService() as metadata, Store(only("role-1", "role-2")) as store:
         metadata.seconds = 200
         settings = {
             "S3_ENDPOINT": store.url,
             "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
-            "HOME": str(tmp_path),  # no files of whoever runs this
+            "HOME": str(tmp_path),  # not the credentials of the user who runs the test
         }
         service = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
         key = api_key()
@@ -91,19 +89,19 @@ def test_a_role_that_is_renewed_in_the_middle_of_the_day_costs_no_upload(
 
 
 def far_away(method, key, headers, body):
-    """As AWS answers in the wrong region: a HEAD has no body, and only a header says where."""
+    """The answer of AWS in the wrong region. A HEAD has no body; a header names the region."""
     status, more, said = s3_error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-3")
     return status, more, b"" if method == "HEAD" else said
 
 
 def late(method, key, headers, body):
-    """As a store answers whose clock is years away."""
+    """The answer of a store whose clock differs by years."""
     status, more, said = s3_error(403, "RequestTimeTooSkewed", Date="Wed, 25 Nov 2020 16:41:40 GMT")
     return status, more, b"" if method == "HEAD" else said
 
 
 def forbidden(method, key, headers, body):
-    """As a store answers to a user who may only read."""
+    """The answer of a store to a user who may only read."""
     return s3_error(403, "AccessDenied") if method == "PUT" else None
 
 
@@ -130,11 +128,11 @@ def test_the_doctor_and_readyz_name_the_right_cause(
     assert (status, found[check]["state"]) == (1, "failed")
     assert found[check]["found"].startswith(cause)
     assert word in found[check]["hint"]
-    assert "clock" in found, "what can still be looked at is looked at"
+    assert "clock" in found, "the other checks are still made"
 
 
-def test_the_doctor_says_that_a_user_may_write_and_not_look(valkey):
-    """The PUT proves itself; deleting what must not stay needs to look."""
+def test_the_doctor_finds_a_user_who_may_write_but_not_read(valkey):
+    """Uploads work without that right, but the sweep must look at an object to delete it."""
 
     def blind(method, key, headers, body):
         looks = method in ("GET", "HEAD") and key.startswith("uploads/")
@@ -147,7 +145,7 @@ def test_the_doctor_says_that_a_user_may_write_and_not_look(valkey):
     assert "policy.json" in found["store rights"]["hint"]
 
 
-def test_the_doctor_takes_its_versions_away(valkey):
+def test_the_doctor_deletes_the_versions_of_its_object(valkey):
     with Store() as store:
         store.versioned = True
         status, found = doctor(valkey.url, store.settings())
@@ -156,7 +154,7 @@ def test_the_doctor_takes_its_versions_away(valkey):
         assert store.versions == {}
 
 
-def test_the_doctor_says_what_a_locked_bucket_keeps(valkey):
+def test_the_doctor_warns_of_a_bucket_whose_versions_cannot_be_deleted(valkey):
     def locked(method, key, headers, body):
         return s3_error(403, "AccessDenied") if method == "DELETE" and "?" in key else None
 

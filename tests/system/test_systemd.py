@@ -1,11 +1,9 @@
-"""The shipped systemd unit: as systemd itself judges it, and what its commands do."""
+"""The shipped systemd unit: systemd's own checks of it, and its commands."""
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import servers
@@ -23,7 +21,7 @@ def analyze(*arguments):
 
 
 @needs_systemd
-def test_systemd_has_no_complaint_about_the_unit(tmp_path):
+def test_systemd_accepts_the_unit_without_a_warning(tmp_path):
     program = tmp_path / ".venv" / "bin" / "gunicorn"
     program.parent.mkdir(parents=True)
     program.write_text("#!/bin/sh\n")
@@ -36,13 +34,13 @@ def test_systemd_has_no_complaint_about_the_unit(tmp_path):
 
 
 @needs_systemd
-def test_the_unit_is_among_the_well_confined():
+def test_systemd_rates_the_exposure_of_the_unit_below_two_of_ten():
     checked = analyze("security", "--offline=true", "--threshold=15", UNIT)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert re.search(r"Overall exposure level for uploader.service: [01]\.", checked.stdout)
 
 
-def test_the_stop_waits_longer_than_gunicorn_does():
+def test_systemd_waits_longer_for_a_stop_than_gunicorn_takes():
     script = "import runpy; print(runpy.run_path('deploy/gunicorn.conf.py')['graceful_timeout'])"
     printed = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=True
@@ -52,7 +50,7 @@ def test_the_stop_waits_longer_than_gunicorn_does():
 
 
 def command_lines(name, service):
-    """The unit's commands of this name, for a service that was started here."""
+    """The commands of the unit with this name, for this environment and this service."""
     lines = re.findall(rf"^{name}=(.*)$", UNIT.read_text(), re.MULTILINE)
     assert lines
     for line in lines:
@@ -61,7 +59,7 @@ def command_lines(name, service):
 
 
 def reload(service, **environ):
-    """As systemd does it: one command after the other, until one fails."""
+    """Run the commands of a reload as systemd does: one after the other, until one fails."""
     for command in command_lines("ExecReload", service):
         ended = run(command, directory=service.directory, **(service.environ | environ))
         if ended.returncode:
@@ -70,46 +68,39 @@ def reload(service, **environ):
 
 
 @pytest.fixture
-def copied(make_service, valkey, seaweedfs, bucket, tmp_path):
-    """A service with code of its own, which a test may change."""
-    for name in ("app", "deploy"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    shutil.copy(ROOT / "wsgi.py", tmp_path)
+def copied(make_service, valkey, seaweedfs, bucket, copy):
+    """A service that runs a copy of the code, which the test may change."""
     port = servers.free_port()
     settings = seaweedfs.settings(bucket) | {"METRICS_PORT": str(port)}
-    service = make_service(valkey.url, settings, directory=tmp_path, PYTHONDONTWRITEBYTECODE="1")
-    # A worker that has only been forked has yet to read the code.
+    # Without compiled files, so that each reload reads the code that the test has written.
+    service = make_service(valkey.url, settings, directory=copy, PYTHONDONTWRITEBYTECODE="1")
+    # A worker that has just been forked has yet to read the code.
     metrics = f"http://127.0.0.1:{port}/metrics"
     wait_until(lambda: b"\nuploader_processes 2.0\n" in HTTP.request("GET", metrics).data)
     return service
 
 
-def workers(service):
-    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text()
-    return set(children.split())
-
-
-def test_a_reload_with_a_broken_version_fails_and_the_old_one_goes_on(copied):
-    health, before = copied.directory / "app" / "ops" / "health.py", workers(copied)
+def test_a_reload_of_broken_code_fails_and_the_old_workers_go_on(copied):
+    health, before = copied.directory / "app" / "ops" / "health.py", copied.workers
     good = health.read_text()
     health.write_text(good + "\nimport a_module_that_is_not_there\n")
     broken = reload(copied)
     assert broken.returncode != 0
     assert "No module named 'a_module_that_is_not_there'" in broken.stderr + broken.stdout
     assert copied.get("/healthz").status == 200
-    assert workers(copied) == before
+    assert copied.workers == before
     health.write_text(good)
     assert reload(copied).returncode == 0
-    wait_until(lambda: len(workers(copied) - before) == 2)
+    wait_until(lambda: len(copied.workers - before) == 2)
     assert copied.get("/healthz").status == 200
 
 
 def test_a_reload_with_broken_settings_fails_and_names_them(copied):
-    before = workers(copied)
+    before = copied.workers
     broken = reload(copied, RATE_LIMIT="lots")
     assert broken.returncode != 0
     assert "RATE_LIMIT" in broken.stderr
-    assert workers(copied) == before
+    assert copied.workers == before
     assert copied.get("/healthz").status == 200
 
 

@@ -1,4 +1,4 @@
-"""Redis and the store behind TLS: a certificate counts only where a trusted one vouches for it."""
+"""Redis and the store behind TLS: only certificates of a trusted authority are accepted."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ needs_redis = pytest.mark.needs_program("redis-server")
 
 
 class Authority:
-    """A private authority, its own PEM file, and what it signs."""
+    """A private authority: its PEM file, and the certificates that it signs."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -42,7 +42,7 @@ class Authority:
         return context
 
     def files(self, certificate):
-        """Paths of a chain and its key."""
+        """Write a certificate's chain and key to files; their paths."""
         number = len(list(self.directory.iterdir()))
         chain, key = self.directory / f"chain{number}.pem", self.directory / f"key{number}.pem"
         for pem in certificate.cert_chain_pems:
@@ -69,7 +69,7 @@ def tls_store(tmp_path_factory, authority):
 
 @pytest.fixture
 def tls_redis(tmp_path):
-    """A factory of Redis servers behind TLS; it gives their addresses."""
+    """A factory of Redis servers behind TLS, which returns their URLs."""
     running = []
 
     def start(authority, certificate):
@@ -91,7 +91,7 @@ def tls_redis(tmp_path):
 
 
 def readiness(service):
-    """Its answer once it is one of this moment, and no time-out of a busy machine."""
+    """The answer of /readyz without a timeout, which a busy machine may cause at first."""
 
     def settled():
         answer = service.get("/readyz")
@@ -100,7 +100,7 @@ def readiness(service):
     return wait_until(settled)
 
 
-def test_uploads_to_a_store_of_a_private_authority(
+def test_uploads_reach_a_store_with_a_certificate_of_a_private_authority(
     make_service, valkey, tls_store, authority, api_key
 ):
     settings = tls_store.settings("assets") | {"S3_CA_CERTS": authority.path}
@@ -122,13 +122,13 @@ def test_uploads_to_a_store_of_a_private_authority(
     ],
     ids=["unknown authority", "plain HTTP"],
 )
-def test_a_store_behind_tls_that_is_not_trusted_is_503(
+def test_uploads_are_503_when_the_store_is_not_trusted_or_addressed_by_http(
     make_service, valkey, tls_store, authority, api_key, change, cause, word
 ):
     scheme = change.pop("scheme", "https")
     settings = tls_store.settings("assets") | {"S3_CA_CERTS": authority.path} | change
     settings["S3_ENDPOINT"] = f"{scheme}://127.0.0.1:{tls_store.port}"
-    refused_in_all_places(make_service, valkey, settings, api_key(), cause, word)
+    assert_the_cause_is_everywhere(make_service, valkey, settings, api_key(), cause, word)
 
 
 @pytest.mark.parametrize(
@@ -139,25 +139,29 @@ def test_a_store_behind_tls_that_is_not_trusted_is_503(
     ],
     ids=["expired", "wrong name"],
 )
-def test_a_store_with_a_wrong_certificate_is_503(
+def test_uploads_are_503_when_the_certificate_of_the_store_is_wrong(
     make_service, valkey, authority, api_key, make, cause, word
 ):
     with Store(tls=authority.context(make(authority))) as store:
         settings = store.settings() | {"S3_CA_CERTS": authority.path}
-        refused_in_all_places(make_service, valkey, settings, api_key(), cause, word)
+        assert_the_cause_is_everywhere(make_service, valkey, settings, api_key(), cause, word)
         assert store.seen == []
 
 
-def test_tls_to_a_plain_store_is_503(make_service, valkey, api_key):
+def test_uploads_are_503_when_a_store_without_tls_is_addressed_by_https(
+    make_service, valkey, api_key
+):
     with Store() as store:
         settings = store.settings()
         settings["S3_ENDPOINT"] = settings["S3_ENDPOINT"].replace("http:", "https:")
         key = api_key()
-        refused_in_all_places(make_service, valkey, settings, key, "TLS on a plain port", "http://")
+        assert_the_cause_is_everywhere(
+            make_service, valkey, settings, key, "TLS on a plain port", "http://"
+        )
 
 
-def refused_in_all_places(make_service, valkey, settings, key, cause, word):
-    """An upload is 503, /readyz and the log say why, and the doctor what to do."""
+def assert_the_cause_is_everywhere(make_service, valkey, settings, key, cause, word):
+    """An upload is 503. /readyz, the log and the doctor name the cause, the doctor the cure too."""
     service = make_service(valkey.url, settings, WEB_CONCURRENCY="1")
     answer = service.upload(PNG, key)
     assert (answer.status, answer.json()["code"]) == (503, "storage_unavailable")
@@ -192,7 +196,7 @@ def refused_in_all_places(make_service, valkey, settings, key, cause, word):
     ],
     ids=["good", "unknown authority", "expired", "wrong name", "any name", "any certificate"],
 )
-def test_redis_behind_tls(
+def test_the_certificate_of_redis_is_checked_as_the_settings_say(
     make_service, tls_redis, authority, seaweedfs, bucket, make, settings, cause
 ):
     url = tls_redis(authority, make(authority))
@@ -210,10 +214,10 @@ def test_redis_behind_tls(
 
 
 @needs_redis
-def test_a_pinned_certificate_is_trusted_and_its_authority_s_others_are_not(
+def test_a_pinned_certificate_is_trusted_but_not_others_of_its_authority(
     make_service, tls_redis, authority, tmp_path, seaweedfs, bucket
 ):
-    """As for a Redis whose certificate nobody vouches for, and whose name it does not have."""
+    """For a hosted Redis whose certificate is of no known authority and for another name."""
     ours, other = authority.certificate("ours.invalid"), authority.certificate("other.invalid")
     pinned = tmp_path / "pinned.pem"
     ours.cert_chain_pems[0].write_to_path(pinned)

@@ -1,4 +1,4 @@
-"""OpenTelemetry traces, sent to a collector as any collector takes them."""
+"""OpenTelemetry traces, received by a small collector."""
 
 import json
 import secrets
@@ -17,10 +17,12 @@ from tests.system.stack import key_id, wait_until
 PHOTO = picture()
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
-SERVER, OK_UNSET, ERROR = 2, 0, 2
+SERVER, OK_UNSET, ERROR = 2, 0, 2  # the kind of a span, and two values of its status
 
 
 class Span:
+    """A span of the OpenTelemetry protocol, with plain values."""
+
     def __init__(self, span, service_name):
         self.name, self.kind, self.status = span.name, span.kind, span.status.code
         self.service_name = service_name
@@ -34,7 +36,7 @@ class Span:
 
 
 class Collector:
-    """Takes OTLP over HTTP and keeps the spans by their trace id."""
+    """Receives OTLP over HTTP, and keeps the spans by their trace id."""
 
     def __init__(self):
         self.received, self.traces = b"", defaultdict(list)
@@ -64,7 +66,7 @@ class Collector:
                     self.traces[span.trace_id].append(span)
 
     def trace(self, trace_id, spans):
-        """The spans of a trace by name, once so many are there."""
+        """The spans of a trace by name, once this many have come."""
         wait_until(lambda: len(self.traces[trace_id]) >= spans)
         return {span.name: span for span in self.traces[trace_id]}
 
@@ -74,7 +76,7 @@ class Collector:
 
 
 class Watched(Proxy):
-    """Keeps the requests that go to the store."""
+    """A proxy that keeps the requests to the store."""
 
     def __init__(self, target):
         super().__init__(target)
@@ -107,7 +109,7 @@ def traced(make_service, valkey, seaweedfs, bucket, collector, store):
         valkey.url,
         settings,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
-        OTEL_BSP_SCHEDULE_DELAY="50",
+        OTEL_BSP_SCHEDULE_DELAY="50",  # ms between two exports, else 5 s
     )
 
 
@@ -117,7 +119,9 @@ def log_line(service, answer):
     return next(line for line in lines if line["message"] == "request")
 
 
-def test_an_upload_is_a_span_of_the_clients_trace_with_one_span_a_stage(traced, collector, api_key):
+def test_an_upload_is_a_span_in_the_clients_trace_with_a_span_for_each_stage(
+    traced, collector, api_key
+):
     key = api_key()
     answer = traced.upload(PHOTO, key, traceparent=TRACEPARENT)
     spans = collector.trace(TRACE_ID, 5)
@@ -146,7 +150,7 @@ def test_the_trace_id_is_in_the_log_line(traced, collector, api_key):
     assert collector.trace(trace_id, 5)["POST /upload/image"].parent_id == ""
 
 
-def test_the_object_store_is_told_the_trace(traced, collector, store, api_key):
+def test_the_store_gets_the_trace_context(traced, collector, store, api_key):
     assert traced.upload(PHOTO, api_key(), traceparent=TRACEPARENT).status == 200
     parent = collector.trace(TRACE_ID, 5)["store"].id
     put = store.requests[store.requests.index(b"PUT ") :]
@@ -160,7 +164,7 @@ def test_a_tracestate_too_long_for_a_store_is_not_passed_on(traced, store, api_k
     assert b"vendor1" not in store.requests
 
 
-def test_a_refusal_tells_its_code_and_its_stage(traced, collector, api_key):
+def test_the_span_of_a_refusal_has_its_code_and_its_stage(traced, collector, api_key):
     assert traced.upload(PHOTO[:-20], api_key(), traceparent=TRACEPARENT).status == 400
     spans = collector.trace(TRACE_ID, 4)
     assert spans["POST /upload/image"].attributes["uploader.code"] == "corrupt_image"
@@ -169,7 +173,9 @@ def test_a_refusal_tells_its_code_and_its_stage(traced, collector, api_key):
     assert "store" not in spans
 
 
-def test_a_failure_of_the_store_is_an_error_with_its_cause(traced, collector, store, api_key):
+def test_the_span_of_a_failure_of_the_store_is_an_error_with_its_cause(
+    traced, collector, store, api_key
+):
     store.mode = "refuse"
     assert traced.upload(PHOTO, api_key(), traceparent=TRACEPARENT).status == 503
     whole = collector.trace(TRACE_ID, 2)["POST /upload/image"]
@@ -178,7 +184,7 @@ def test_a_failure_of_the_store_is_an_error_with_its_cause(traced, collector, st
     assert whole.attributes["uploader.cause"] == "connection refused"
 
 
-def test_no_key_and_no_query_is_in_a_trace(traced, collector, api_key):
+def test_no_trace_has_a_key_or_a_query(traced, collector, api_key):
     key, secret = api_key(), secrets.token_hex(16)
     assert traced.upload(PHOTO, None, query=f"?x-api-key={key}").status == 200
     assert traced.upload(PHOTO, secret, query=f"?x={secret}").status == 401
@@ -197,12 +203,14 @@ def test_health_checks_are_not_traced(traced, collector, api_key):
     assert collector.traces.keys() == {TRACE_ID}
 
 
-def test_a_stop_sends_what_is_left(make_service, valkey, seaweedfs, bucket, collector, api_key):
+def test_a_stop_sends_the_remaining_spans(
+    make_service, valkey, seaweedfs, bucket, collector, api_key
+):
     service = make_service(
         valkey.url,
         seaweedfs.settings(bucket),
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
-        OTEL_BSP_SCHEDULE_DELAY="600000",
+        OTEL_BSP_SCHEDULE_DELAY="600000",  # ten minutes: only the stop sends them
     )
     assert service.upload(PHOTO, api_key(), traceparent=TRACEPARENT).status == 200
     assert service.stop() == 0
@@ -210,7 +218,7 @@ def test_a_stop_sends_what_is_left(make_service, valkey, seaweedfs, bucket, coll
 
 
 @pytest.mark.parametrize("mode", ["refuse", "black_hole"])
-def test_a_collector_that_is_down_fails_no_upload_and_holds_no_stop(
+def test_a_collector_that_is_down_fails_no_upload_and_delays_no_stop(
     make_service, valkey, seaweedfs, bucket, api_key, mode
 ):
     down = Proxy(("127.0.0.1", servers.free_port()))
@@ -227,7 +235,7 @@ def test_a_collector_that_is_down_fails_no_upload_and_holds_no_stop(
     down.close()
 
 
-def test_without_the_variables_only_the_clients_trace_id_is_logged(service, api_key):
+def test_without_tracing_the_trace_id_of_the_client_is_still_logged(service, api_key):
     answer = service.upload(PHOTO, api_key(), traceparent=TRACEPARENT)
     assert log_line(service, answer)["trace_id"] == TRACE_ID
     answer = service.upload(PHOTO, api_key(), traceparent="00-nonsense-01")

@@ -1,3 +1,5 @@
+"""Uploads through gunicorn to real servers: answers, refusals, limits, repeats."""
+
 import hashlib
 import http.client
 import json
@@ -11,13 +13,15 @@ import pytest
 import servers
 
 from tests.pictures import animated, mpo, padded, picture
-from tests.system.stack import HTTP, key_id
+from tests.system.raw import BOUNDARY, form
+from tests.system.stack import HTTP, key_id, run
 
 LIMIT = 15 * 1024 * 1024
 PNG = picture()
 
 
 def code(answer):
+    """The code of a problem document, whose form is checked."""
     assert answer.headers["Content-Type"] == "application/problem+json", answer.data
     problem = answer.json()
     assert problem["status"] == answer.status
@@ -65,11 +69,13 @@ def test_an_upload_is_stored_byte_for_byte(service, seaweedfs, bucket, api_key):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_format_is_taken_and_named_by_its_bytes(service, api_key, file, extension):
+def test_the_bytes_decide_the_extension_of_the_object(service, api_key, file, extension):
     assert stored_key(service.upload(file, api_key(), name="x.png")).endswith(f".{extension}")
 
 
-def test_a_file_name_that_climbs_changes_nothing(service, seaweedfs, bucket, api_key):
+def test_a_file_name_with_a_path_does_not_change_the_key_of_the_object(
+    service, seaweedfs, bucket, api_key
+):
     stored = stored_key(service.upload(PNG, api_key(), name="../../etc/passwd"))
     assert re.fullmatch(r"uploads/[0-9a-f-]{36}\.png", stored)
 
@@ -78,7 +84,7 @@ def test_the_key_may_be_in_the_query(service, api_key):
     assert service.upload(PNG, None, query=f"?x-api-key={api_key()}").status == 200
 
 
-def test_the_checks_come_in_their_order(service, api_key):
+def test_key_role_rate_and_form_are_checked_in_this_order(service, api_key):
     garbage = {"body": b"no form", "headers": {"Content-Type": "text/plain"}}
     url = f"{service.url}/upload/image"
 
@@ -111,7 +117,7 @@ def test_a_key_that_grants_nothing_is_401(service, api_key, fields):
     assert answer.headers["WWW-Authenticate"] == 'ApiKey realm="uploader"'
 
 
-def test_200_parallel_requests_at_60_a_minute_pass_exactly_60(service, api_key):
+def test_of_200_parallel_requests_at_60_a_minute_exactly_60_are_accepted(service, api_key):
     key = api_key(rate_limit=None)
     with ThreadPoolExecutor(32) as threads:
         answers = list(threads.map(lambda _: service.upload(PNG, key), range(200)))
@@ -123,16 +129,12 @@ def test_200_parallel_requests_at_60_a_minute_pass_exactly_60(service, api_key):
 
 
 def chunked(service, file, key):
-    """Sends a body without a Content-Length."""
-    boundary = "b0undary"
-    head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
-    ).encode()
-    tail = f"\r\n--{boundary}--\r\n".encode()
-    pieces = (head, *(file[i : i + 65536] for i in range(0, len(file), 65536)), tail)
+    """Upload with chunks and without a Content-Length; the status and the JSON of the answer."""
+    body = form(file)
+    pieces = (body[i : i + 65536] for i in range(0, len(body), 65536))
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
-    headers = {"x-api-key": key, "Content-Type": f"multipart/form-data; boundary={boundary}"}
-    connection.request("POST", "/upload/image", iter(pieces), headers, encode_chunked=True)
+    headers = {"x-api-key": key, "Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    connection.request("POST", "/upload/image", pieces, headers, encode_chunked=True)
     answer = connection.getresponse()
     body = json.loads(answer.read())
     connection.close()
@@ -140,7 +142,9 @@ def chunked(service, file, key):
 
 
 @pytest.mark.parametrize(("length", "status"), [(LIMIT - 1, 200), (LIMIT, 200), (LIMIT + 1, 413)])
-def test_the_limit_is_exact(service, api_key, length, status):
+def test_a_file_of_exactly_the_limit_is_accepted_and_one_byte_more_is_413(
+    service, api_key, length, status
+):
     file = padded("PNG", length)
     key = api_key()
     answer = service.upload(file, key)
@@ -182,7 +186,7 @@ def test_a_repeat_with_an_idempotency_key_stores_nothing_new(service, seaweedfs,
     assert seaweedfs.keys(bucket) == before
 
 
-def test_a_repeat_whose_object_was_deleted_stores_it_anew(service, seaweedfs, bucket, api_key):
+def test_a_repeat_whose_object_was_deleted_stores_it_again(service, seaweedfs, bucket, api_key):
     key = api_key()
     first = stored_key(service.upload(PNG, key, Idempotency_Key="order-2"))
     seaweedfs.client.remove_object(bucket_name=bucket, object_name=first)
@@ -195,7 +199,7 @@ def test_a_repeat_whose_object_was_deleted_stores_it_anew(service, seaweedfs, bu
     assert stored_key(third) == stored_key(again)
 
 
-def test_parallel_repeats_make_one_object(service, seaweedfs, bucket, api_key):
+def test_parallel_repeats_store_one_object(service, seaweedfs, bucket, api_key):
     key = api_key()
     file = padded("PNG", 2_000_000)
     before = seaweedfs.keys(bucket)
@@ -208,7 +212,7 @@ def test_parallel_repeats_make_one_object(service, seaweedfs, bucket, api_key):
     assert len(seaweedfs.keys(bucket) - before) == 1
 
 
-def test_limits_tell_what_a_key_may_do(service, api_key):
+def test_the_limits_of_a_key_show_its_rate_and_what_is_left_of_it(service, api_key):
     key = api_key(rate_limit="7/hour", expires_at="2099-12-31")
     service.upload(PNG, key)
     data = HTTP.request("GET", f"{service.url}/upload/limits", headers={"x-api-key": key}).json()
@@ -217,14 +221,14 @@ def test_limits_tell_what_a_key_may_do(service, api_key):
     assert 1 <= data["data"]["reset"] <= 3600
 
 
-def test_an_unknown_path_and_a_wrong_method_are_problems(service):
+def test_an_unknown_path_is_404_and_a_wrong_method_is_405(service):
     assert (service.get("/nothing").status, code(service.get("/nothing"))) == (404, "not_found")
     answer = service.get("/upload/image")
     assert (answer.status, code(answer)) == (405, "method_not_allowed")
     assert "POST" in answer.headers["Allow"]
 
 
-def test_it_is_alive_and_ready(service):
+def test_the_service_is_alive_and_ready(service):
     assert service.get("/healthz").status == 200
     answer = service.get("/readyz")
     assert answer.json() == {"status": "ready", "checks": {"redis": "ok", "storage": "ok"}}
@@ -251,22 +255,10 @@ def test_broken_http_repeats_nothing_of_the_request(service, request_line):
     assert "s3cr3t" not in service.log
 
 
-def test_mistakes_in_the_settings_end_the_start(make_service, tmp_path):
-    import os
-    import subprocess
-
-    from tests.system.stack import ROOT
-
-    environ = os.environ | {"PORT": "many", "REDIS_URL": "x://:s3cr3t@h", "RATE_LIMIT": "0/minute"}
-    ended = subprocess.run(
-        [servers.SCRIPTS / "gunicorn", "-c", "deploy/gunicorn.conf.py", "wsgi:app"],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+def test_a_start_with_wrong_settings_names_all_of_them_and_fails():
+    command = [str(servers.SCRIPTS / "gunicorn"), "-c", "deploy/gunicorn.conf.py", "wsgi:app"]
+    wrong = {"PORT": "many", "REDIS_URL": "x://:s3cr3t@h", "RATE_LIMIT": "0/minute"}
+    ended = run(command, timeout=30, **wrong)
     assert ended.returncode != 0
     output = ended.stdout + ended.stderr
     for variable in ("PORT", "REDIS_URL", "RATE_LIMIT"):
@@ -275,7 +267,7 @@ def test_mistakes_in_the_settings_end_the_start(make_service, tmp_path):
     assert "Traceback" not in output
 
 
-def test_the_file_is_checked_in_threads_at_once(service, api_key):
+def test_eight_uploads_at_the_same_moment_are_all_stored(service, api_key):
     key = api_key()
     barrier = threading.Barrier(8)
 

@@ -1,4 +1,4 @@
-"""An upload widget of others, on a page of another origin, as it comes."""
+"""Dropzone, a widely used upload widget, with its default settings, on a page of another origin."""
 
 import shutil
 import threading
@@ -8,10 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from tests.pictures import picture
-from tests.system.chromium import FLAGS
+from tests.system.chromium import CUT, PNG
 
 pytestmark = pytest.mark.needs_program("chromium")
 
@@ -27,18 +26,18 @@ PAGE = """<!doctype html><title>A CMS</title><div id="zone"></div><p id="answer"
     document.getElementById("answer").textContent = file.xhr.responseText;
   });
 </script>"""
-PNG = {"name": "photo.png", "mimeType": "image/png", "buffer": picture()}
-CUT = {"name": "cut.png", "mimeType": "image/png", "buffer": picture()[:-50]}
 
 
 class Files(SimpleHTTPRequestHandler):
+    """Serves a directory without writing a log."""
+
     def log_message(self, *_):
         pass
 
 
 @pytest.fixture
 def cms(make_service, valkey, seaweedfs, bucket, api_key, tmp_path):
-    """The address of another site's page, whose origin the service lets upload."""
+    """The origin of another site with a Dropzone, which CORS_ORIGINS names."""
     site = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=tmp_path))
     origin = f"http://127.0.0.1:{site.server_port}"
     service = make_service(valkey.url, seaweedfs.settings(bucket), CORS_ORIGINS=origin)
@@ -53,13 +52,10 @@ def cms(make_service, valkey, seaweedfs, bucket, api_key, tmp_path):
     thread.join()
 
 
-def test_dropzone_uploads_from_another_origin_and_reads_refusals(cms):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        page = browser.new_page()
-        page.goto(cms)
-        page.set_input_files(".dz-hidden-input", [PNG])
-        expect(page.locator("#answer")).to_contain_text('"key":"uploads/')
-        page.set_input_files(".dz-hidden-input", [CUT])
-        expect(page.locator("#answer")).to_contain_text('"code": "corrupt_image"')
-        browser.close()
+def test_dropzone_uploads_from_another_origin_and_reads_refusals(cms, browser):
+    page = browser.new_page()
+    page.goto(cms)
+    page.set_input_files(".dz-hidden-input", [PNG])
+    expect(page.locator("#answer")).to_contain_text('"key":"uploads/')
+    page.set_input_files(".dz-hidden-input", [CUT])
+    expect(page.locator("#answer")).to_contain_text('"code": "corrupt_image"')
