@@ -1,4 +1,4 @@
-"""What most people write: forty lines of Flask, Pillow and minio-py. CHECK is verify or load."""
+"""A simple upload app to compare with: Flask, Pillow and minio-py. CHECK is verify or load."""
 
 import io
 import os
@@ -28,7 +28,7 @@ def upload():
         image = Image.open(file.stream)
         extension = image.format.lower()
         image.load() if os.environ["CHECK"] == "load" else image.verify()
-    except Exception:  # noqa: BLE001 -- as most write it
+    except Exception:  # noqa: BLE001 -- as such apps often do
         return jsonify(error="not an image"), 400
     file.stream.seek(0, io.SEEK_END)
     length = file.stream.tell()

@@ -1,13 +1,12 @@
-"""What one hostile key does to another: its latency alone, and under each attack.
+"""How a hostile key affects another one: the latency of the other alone, and under each attack.
 
     python bench/hostile.py [--seconds 20] [--only GIF]
 
-A victim uploads a photo of 40 kB twice a second. The hostile key has the default rate, and sends
-a minute's uploads at once. Another attack is a line in tests/system/attacks.py.
+A victim uploads a photo of 40 kB twice a second. The hostile key has the default rate and sends
+the 60 uploads of a minute at once. tests/system/attacks.py has the attacks.
 """
 
 import argparse
-import hashlib
 import secrets
 import statistics
 import sys
@@ -16,12 +15,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import redis
-
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
 
 import photos  # noqa: E402
-from uploads import Stack, Web, body  # noqa: E402
+from uploads import Stack, Web, body, tally  # noqa: E402
 
 from tests.system.attacks import FILES, at_once, largest, silent  # noqa: E402
 
@@ -44,6 +41,7 @@ def main():
 
 
 def attacks(files, only):
+    """The attacks by name, as far as the name has this text."""
     made = {f"60 x {name} at once": at_once(file) for name, file in files.items()}
     made["60 x photo of 15 MiB at once"] = at_once(largest())
     made["60 x body that lacks its last byte"] = silent(16, 14, 30)
@@ -51,7 +49,7 @@ def attacks(files, only):
 
 
 def costs(web, stack, files):
-    """The processor time that one upload of each file takes."""
+    """Print the CPU time and the peak memory of one upload of each file."""
     print("| one upload of | size | CPU | PSS | answer |\n|---|---|---|---|---|")
     for name, file in files.items():
         before, memory = web.cpu(), web.memory()[0]
@@ -62,11 +60,12 @@ def costs(web, stack, files):
         seconds = web.cpu() - before
         cells = name, f"{len(file) / 1e6:.1f} MB", f"{seconds * 1000:.0f} ms"
         print(
-            "|", " | ".join(cells), f"| {memory >> 20} MiB | {show(attack.statuses)} |", flush=True
+            "|", " | ".join(cells), f"| {memory >> 20} MiB | {tally(attack.statuses)} |", flush=True
         )
 
 
 def latencies(web, stack, made, seconds):
+    """Print the latency of the victim alone, and under each attack."""
     print("\n| attack | victim: p50 | p99 | statuses | the hostile key's | PSS |")
     print("|---|---|---|---|---|---|")
     victim = Victim(web, new_key(stack, rate_limit="9999/minute"))
@@ -75,13 +74,12 @@ def latencies(web, stack, made, seconds):
         with attack(f"http://127.0.0.1:{web.port}", new_key(stack)) as hostile:
             found = victim.uploads(seconds)
         victim.row(name, hostile.statuses, *found)
-        time.sleep(2)
+        time.sleep(2)  # the service finishes what the attack has left
 
 
 def new_key(stack, **fields):
     key = secrets.token_hex(32)
-    record = f"apikey:{hashlib.sha256(key.encode()).hexdigest()}"
-    redis.Redis(port=stack.redis_port).hset(record, mapping={"roles": "uploader", **fields})
+    stack.add_key(key, **fields)
     return key
 
 
@@ -94,7 +92,7 @@ class Victim:
         self._upload = file, {**headers, "x-api-key": key}
 
     def uploads(self, seconds):
-        """What each took, in milliseconds and in order, their statuses, and the most memory."""
+        """The durations in milliseconds, sorted; the statuses; the peak of memory in bytes."""
         taken, statuses, memory = [], Counter(), 0
         for _ in range(2 * seconds):
             start = time.perf_counter()
@@ -108,13 +106,9 @@ class Victim:
     def row(name, hostile, taken, statuses, memory):
         print(
             f"| {name} | {statistics.median(taken):.0f} ms | {taken[int(len(taken) * 0.99)]:.0f} ms"
-            f" | {show(statuses)} | {show(hostile)} | {memory / 2**20:.0f} MiB |",
+            f" | {tally(statuses)} | {tally(hostile)} | {memory / 2**20:.0f} MiB |",
             flush=True,
         )
-
-
-def show(counts):
-    return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "-"
 
 
 if __name__ == "__main__":

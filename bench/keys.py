@@ -1,8 +1,8 @@
-"""Many keys in one Redis: does the look-up notice, and how long does ``flask keys list`` take?
+"""A million keys in one Redis: the time of a look-up, and of the commands of ``flask keys``.
 
     .venv/bin/python bench/keys.py [RECORDS]    (default 1,000,000)
 
-Starts a Valkey of its own, with no persistence, and ends it.
+Starts a Valkey that writes nothing to the disk, and ends it.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from app.errors import ApiError  # noqa: E402
 from app.records.keys import KeyStore  # noqa: E402
 
 LOOK_UPS = 5000
-BATCH = 5000
+BATCH = 5000  # records in one pipeline, which redis-py keeps in memory
 
 
 def main():
@@ -47,14 +47,14 @@ def main():
 def measure(client, port, records):
     wait_for(client)
     fill(client, 0, 1000)
-    tell_look_ups(client, 1000)
+    print_look_ups(client, 1000)
     start = time.perf_counter()
     fill(client, 1000, records)
     print(f"{records} records written in {time.perf_counter() - start:.0f} s")
     used = client.info("memory")["used_memory"]
     print(f"memory of the server: {used / records:.0f} bytes a record")
-    tell_look_ups(client, records)
-    tell_commands(port, records)
+    print_look_ups(client, records)
+    print_commands(port, records)
 
 
 def wait_for(client):
@@ -71,7 +71,7 @@ def key(number):
 
 
 def fill(client, first, end):
-    """Records as ``flask keys create`` makes them; the pauses leave the machine to others."""
+    """Write records as ``flask keys create`` does; the pauses let other programs run."""
     for start in range(first, end, BATCH):
         with client.pipeline(transaction=False) as pipe:
             for number in range(start, min(start + BATCH, end)):
@@ -82,7 +82,7 @@ def fill(client, first, end):
         time.sleep(0.01)
 
 
-def tell_look_ups(client, records):
+def print_look_ups(client, records):
     store = KeyStore(client, Rate(60, 60))
     known = spread(store, [key(number * records // LOOK_UPS) for number in range(LOOK_UPS)])
     unknown = spread(store, [f"unknown {number}" for number in range(LOOK_UPS)])
@@ -90,6 +90,7 @@ def tell_look_ups(client, records):
 
 
 def spread(store, presented):
+    """The median and the 99th percentile of the time to look up these keys."""
     times = []
     for each in presented:
         start = time.perf_counter()
@@ -100,7 +101,7 @@ def spread(store, presented):
     return f"median {centiles[49]:.0f} µs, 99 % under {centiles[98]:.0f} µs"
 
 
-def tell_commands(port, records):
+def print_commands(port, records):
     one = hashlib.sha256(key(records - 1).encode()).hexdigest()[:12]
     commands = [
         ["list", "--name", f"Client {records - 1}"],
@@ -121,7 +122,7 @@ def tell_commands(port, records):
 
 
 def run(port, command):
-    """What one command used; its memory is in KiB."""
+    """Run one command; the resources that it used, with its memory in KiB."""
     environ = os.environ | {"REDIS_URL": f"redis://127.0.0.1:{port}/0", "FLASK_APP": "wsgi"}
     process = subprocess.Popen(
         [str(servers.SCRIPTS / "flask"), "keys", *command],

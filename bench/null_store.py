@@ -1,32 +1,32 @@
-"""An S3 endpoint that forgets all it is sent: what is left is the cost of the service itself."""
+"""An S3 endpoint that keeps no object, so that a benchmark measures the service alone."""
 
 import asyncio
 import sys
 
-LOOKED_AT = {}
-"""Size and hash by path of the last objects: the service looks at the first of each process."""
+WRITTEN = {}
+"""Size and hash of the last objects, by path: each process checks its first one with a HEAD."""
 
 
 def answer(head):
-    """What a store says that has taken the object, or has it."""
+    """The answer of a store that has just written the object, or has it."""
     line, *rest = head.split(b"\r\n")
     method, path, _ = line.split(b" ", 2)
     fields = {name.lower(): value.strip() for name, _, value in (f.partition(b":") for f in rest)}
     size, more = b"0", b""
     if method == b"PUT":
-        LOOKED_AT[path] = fields[b"content-length"], fields[b"x-amz-content-sha256"]
-        if len(LOOKED_AT) > 1000:
-            del LOOKED_AT[next(iter(LOOKED_AT))]
+        WRITTEN[path] = fields[b"content-length"], fields[b"x-amz-content-sha256"]
+        if len(WRITTEN) > 1000:
+            del WRITTEN[next(iter(WRITTEN))]
         more = b"x-amz-checksum-sha256: %b\r\n" % fields[b"x-amz-checksum-sha256"]
-    elif method == b"HEAD" and path in LOOKED_AT:
-        size, digest = LOOKED_AT[path]
+    elif method == b"HEAD" and path in WRITTEN:
+        size, digest = WRITTEN[path]
         more = b"x-amz-meta-sha256: %b\r\n" % digest
     form = b"HTTP/1.1 200 OK\r\nx-amz-request-id: 1\r\n%bContent-Length: %b\r\n\r\n"
     return form % (more, size)
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Reads a head, drops a body of Content-Length, answers 200; and again."""
+    """Reads a head, drops the body, answers 200, and begins again."""
 
     scratch = bytearray(1 << 20)
 

@@ -1,7 +1,7 @@
-"""What `make bench` shows beside its table: memory, fairness, the store taken away, logging.
+"""Further measurements of `make bench`: memory, fairness, the service without its store, logging.
 
-Each part is one question of docs/performance.md. As in uploads.py the real stack is started on
-free ports, rounds are interleaved, and medians are told.
+Each part answers one question of docs/performance.md. As in uploads.py, real servers are started on
+free ports, the targets are measured in turn, and the tables have the medians.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def without_the_store(stack, directory, seconds, rounds):
-    """Uploads a second of 5 MB with an S3 endpoint that forgets all at once."""
+    """Uploads a second of 5 MB, with an S3 endpoint that keeps nothing."""
     targets = ("flask-verify", "flask-load", "structure", "decode")
     photo = photos.closest(photos.photo(4000, 3000), 5e6)
     with forgetful() as endpoint:
@@ -34,7 +34,7 @@ def without_the_store(stack, directory, seconds, rounds):
 
 @contextmanager
 def forgetful():
-    """The settings of an S3 endpoint that keeps nothing and costs next to nothing."""
+    """The settings of an S3 endpoint that keeps nothing and takes little CPU time."""
     port = servers.free_port()
     command = [sys.executable, str(Path(__file__).with_name("null_store.py")), str(port)]
     store = subprocess.Popen(command)
@@ -44,7 +44,7 @@ def forgetful():
 
 
 def fairness(stack, directory, seconds, rounds):
-    """Latency of 0.16 MB, sent by one client, while eight send 14 MB without pause."""
+    """Latency of one client with 0.16 MB while eight clients send 14 MB without a pause."""
     beside_large(stack, directory, seconds, rounds, "the real store")
     with forgetful() as endpoint:
         beside_large(stack, directory, seconds, rounds, "the store taken away", **endpoint)
@@ -57,7 +57,7 @@ def beside_large(stack, directory, seconds, rounds, store, **endpoint):
     webs = {each: Web(stack, each, directory, **endpoint) for each in targets}
 
     def both(web):
-        # In a process of its own: it is not to wait for the other clients' interpreter.
+        # In another process: this one's interpreter is busy with the eight other clients.
         with ProcessPoolExecutor(1, get_context("fork")) as own:
             one = own.submit(latencies, web.port, small, seconds, 1)
             times = {"large": latencies(web.port, large, seconds, 8), "small": one.result()}
@@ -80,7 +80,7 @@ def latencies(port, prepared, seconds, connections):
 
 
 def memory(stack, directory, seconds, rounds):
-    """Peak PSS with 32 uploads of 15 MiB at once, and before that."""
+    """PSS before 32 uploads of 15 MiB at once, and its peak during them."""
     photo = photos.closest(photos.photo(6000, 4500), 14.5e6)
     small = photos.save(photos.photo(64, 64), "JPEG")
     largest = photo[: 15 * MIB] + bytes(15 * MIB - len(photo))
@@ -90,7 +90,7 @@ def memory(stack, directory, seconds, rounds):
         idle, peaks = [], []
         for _ in range(rounds):
             web = Web(stack, target, directory)
-            measure(web, small, 2)  # both workers are up, and have done all they do
+            measure(web, small, 2)  # after this both workers have all their code in memory
             idle.append(web.memory()[0])
             peaks.append(measure(web, largest, seconds, connections=32)["pss"])
             web.stop()
@@ -99,7 +99,7 @@ def memory(stack, directory, seconds, rounds):
 
 
 def workers(stack, directory, seconds, rounds):
-    """Processes: 1.1 MB JPEG, decoded, sixteen clients."""
+    """Uploads of a JPEG of 1.1 MB by sixteen clients, with one to four processes."""
     photo = photos.closest(photos.photo(2000, 1500), 1.1e6)
     webs = {
         processes: Web(stack, "decode", directory, WEB_CONCURRENCY=str(processes))
@@ -131,7 +131,7 @@ def logging(stack, directory, seconds, rounds):
 
 
 def in_turn(webs, rounds, measured):
-    """Medians of what ``measured`` says of each web, one after the other in every round."""
+    """Measure each web in every round, one after the other; the medians by name."""
     found = {name: [] for name in webs}
     for _ in range(rounds):
         for name, web in webs.items():
@@ -148,7 +148,7 @@ def main():
     options = argparse.ArgumentParser()
     options.add_argument("--seconds", type=float, default=6.0, help="of each measurement")
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all of them if none")
+    options.add_argument("parts", nargs="*", choices=[[], *PARTS], help="default: all")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

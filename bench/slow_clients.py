@@ -1,4 +1,4 @@
-"""What slow clients do to a normal one, straight to gunicorn and through nginx.
+"""How slow clients affect a normal one, straight to gunicorn and through nginx.
 
     python bench/slow_clients.py [--seconds 30] [--check structure]
 
@@ -22,14 +22,14 @@ import urllib3
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
 
 import photos  # noqa: E402
-from uploads import KEY, Stack, Web  # noqa: E402
+from uploads import KEY, Stack, Web, tally  # noqa: E402
 
 from tests.system.nginx import Nginx  # noqa: E402
 
 SITUATIONS = ((0, 0), (200, 1_000), (1_000, 1_000), (200, 20_000))
-"""Slow clients, and the bytes that each sends in a second."""
+"""Numbers of slow clients, and the bytes that each sends in a second."""
 
-# The site limits by address, and here all clients have one address.
+# The site limits each address, and here all clients have the same one.
 NO_LIMITS = (
     ("rate=50r/s", "rate=9000r/s"),
     ("limit_conn uploader_connections 500", "limit_conn uploader_connections 5000"),
@@ -68,9 +68,9 @@ def table(way, url, ca, web, seconds):
         upload()
     for clients, speed in SITUATIONS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            # In a process of their own: the normal client is not to wait for them.
+            # In another process: they must not take the interpreter of the normal client.
             slow = pool.apply_async(drip_all, (url, ca, KEY, clients, speed, seconds))
-            time.sleep(3)
+            time.sleep(3)  # until all of them are connected
             taken, memory = [], 0
             while not slow.ready():
                 start = time.perf_counter()
@@ -86,18 +86,14 @@ def row(way, clients, speed, taken, slow, memory):
     statuses = Counter(status for _, status in taken)
     print(
         f"| {way} | {clients} at {speed // 1000} kB/s | {statistics.median(times):.0f} ms"
-        f" | {times[int(len(times) * 0.99)]:.0f} ms | {show(statuses)} | {show(slow)}"
+        f" | {times[int(len(times) * 0.99)]:.0f} ms | {tally(statuses)} | {tally(slow)}"
         f" | {memory / 2**20:.0f} MiB |",
         flush=True,
     )
 
 
-def show(counts):
-    return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "-"
-
-
 def normal(url, ca):
-    """A function that uploads once, and gives the status."""
+    """A function that uploads once and returns the status."""
     http = urllib3.PoolManager(ca_certs=ca, retries=False, timeout=90)
     file = photos.closest(photos.photo(640, 480), 1e5)
     body, content_type = urllib3.encode_multipart_formdata({"image": ("photo.jpg", file)})
@@ -106,7 +102,7 @@ def normal(url, ca):
 
 
 def drip_all(url, ca, key, clients, speed, seconds):
-    """How the slow clients ended, each after ``seconds``."""
+    """Run the slow clients for ``seconds``; counts of their results (see ``drip``)."""
 
     async def all_at_once():
         each = (drip(urllib3.util.parse_url(url), ca, key, speed, seconds) for _ in range(clients))
@@ -118,7 +114,10 @@ def drip_all(url, ca, key, clients, speed, seconds):
 
 
 async def drip(url, ca, key, speed, seconds):
-    """One slow client; how it ended."""
+    """Run one slow client.
+
+    Its result is the status of an early answer, "closed", the name of an error, or "stayed".
+    """
     context = ssl.create_default_context(cafile=ca) if ca else None
     head = (
         f"POST /upload/image HTTP/1.1\r\nHost: {url.netloc}\r\nx-api-key: {key}\r\n"

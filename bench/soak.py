@@ -1,5 +1,7 @@
-"""make soak: ten minutes of uploads beside 100 slow clients; is memory flat, does anything leak,
-do the counters agree?
+"""make soak: ten minutes of uploads beside 100 slow clients.
+
+Prints ten times the memory and the file descriptors of the service, which should not grow. In the
+end it prints the answers that the clients got and the usage counters, which should agree.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from uploads import KEY, Stack, Web, body, send
 
 CLIENTS = 4
 SLOW = 100
+CORPUS = (((800, 600), "JPEG"), ((1600, 1200), "JPEG"), ((500, 400), "PNG"), ((800, 600), "WEBP"))
 
 
 def main():
@@ -40,7 +43,7 @@ def main():
                 slow = pool.apply_async(drip_on, (web.port, KEY, minutes * 60))
                 seen, samples = soak(web, [body(file) for file in (*files, bad)], minutes * 60)
                 slow.wait()
-            time.sleep(1.5)
+            time.sleep(1.5)  # usage is written within a second
             new = {field: count - counted.get(field, 0) for field, count in usage(stack).items()}
         finally:
             web.stop()
@@ -51,17 +54,15 @@ def main():
     print(f"\nThe clients saw {seen}; the counters in Redis say {new}.")
 
 
-CORPUS = (((800, 600), "JPEG"), ((1600, 1200), "JPEG"), ((500, 400), "PNG"), ((800, 600), "WEBP"))
-
-
 def drip_on(port, key, seconds):
-    """Slow clients, one crowd after the other: each is given up after BODY_TIMEOUT or goes away."""
+    """Run crowds of slow clients one after the other: each ends at BODY_TIMEOUT, or after 70 s."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 1:
         drip_all(f"http://127.0.0.1:{port}", None, key, SLOW, 1000, int(min(left, 70)))
 
 
 def usage(stack):
+    """The usage counters of the key today."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     client = redis.Redis(port=stack.redis_port, decode_responses=True)
     counts = client.hgetall(f"usage:{digest[:12]}:{datetime.now(UTC):%Y-%m-%d}")
@@ -69,7 +70,7 @@ def usage(stack):
 
 
 def soak(web, prepared, seconds):
-    """Upload for so long; what the clients saw, and a sample of the processes every tenth."""
+    """Upload for some seconds; counts of the statuses, and ten samples of the processes."""
     seen, lock, end = {200: 0, 400: 0}, threading.Lock(), time.monotonic() + seconds
 
     def client(seed):

@@ -1,8 +1,8 @@
-"""make bench: what an upload costs, beside minio-py alone and the forty lines that most write.
+"""make bench: the cost of an upload, compared with minio-py alone and with a simple Flask app.
 
-Starts the real stack on free ports of the loopback interface. CPU is that of
-the service's own processes, from /proc: Redis, the store and the load are not
-counted. Rounds are interleaved; the table has the medians.
+Starts real servers on free ports of the loopback interface. The CPU time is that of the service's
+processes, from /proc: that of Redis, the store and the clients is not counted. The targets are
+measured in turn, several times, and the table has the medians.
 """
 
 import argparse
@@ -31,13 +31,13 @@ import photos  # noqa: E402
 import servers  # noqa: E402
 
 CONNECTIONS = 8
+# minio-py alone; bench/flask_app.py with each CHECK; the service with each IMAGE_CHECK.
 TARGETS = ("direct", "flask-verify", "flask-load", "structure", "decode")
-TICK = os.sysconf("SC_CLK_TCK")
 KEY = secrets.token_hex(32)
 
 
 class Stack:
-    """Valkey and SeaweedFS, as make run has them."""
+    """A running Valkey and SeaweedFS, as ``make run`` starts them."""
 
     def __init__(self, directory):
         self.access, self.secret = secrets.token_hex(8), secrets.token_hex(16)
@@ -60,11 +60,16 @@ class Stack:
             "LOG_FORMAT": "json",
         }
         wait(lambda: redis.Redis(port=self.redis_port).ping())
-        record = f"apikey:{hashlib.sha256(KEY.encode()).hexdigest()}"
-        redis.Redis(port=self.redis_port).hset(record, mapping={"roles": "uploader"})
+        self.add_key(KEY)
         wait(lambda: self.client().bucket_exists(bucket_name="bench") or self.make_bucket())
 
+    def add_key(self, key, **fields):
+        """Write the record of a key, which may upload."""
+        record = f"apikey:{hashlib.sha256(key.encode()).hexdigest()}"
+        redis.Redis(port=self.redis_port).hset(record, mapping={"roles": "uploader", **fields})
+
     def client(self):
+        """A client of the store with all rights."""
         return Minio(
             endpoint=f"127.0.0.1:{self.s3_port}",
             access_key=self.access,
@@ -78,7 +83,7 @@ class Stack:
         return True
 
     def empty(self):
-        """Give the disk back what has been stored so far."""
+        """Delete all objects, so that the disk does not fill up."""
         self.client().remove_bucket(bucket_name="bench")
         wait(self.make_bucket)
 
@@ -89,7 +94,7 @@ class Stack:
 
 
 class Web:
-    """One gunicorn, its processes' CPU seconds and memory."""
+    """A running gunicorn, with the CPU time and the memory of its processes."""
 
     def __init__(self, stack, target, directory, app="wsgi:app", **more):
         self.port = servers.free_port()
@@ -107,18 +112,22 @@ class Web:
         wait(lambda: send(self.port, *body(photos.save(photos.photo(64, 64), "JPEG"))) == 200)
 
     def all(self):
+        """The master and its workers."""
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
     def cpu(self):
+        """Seconds."""
         times = [each.cpu_times() for each in self.all()]
         return sum(each.user + each.system for each in times)
 
     def memory(self):
+        """Bytes of PSS, which counts shared memory once, and of RSS, which counts it each time."""
         full = [each.memory_full_info() for each in self.all()]
         return sum(each.pss for each in full), sum(each.rss for each in full)
 
     def upload(self, prepared):
+        """The status of one upload of what ``body`` has made."""
         return send(self.port, *prepared)
 
     def stop(self):
@@ -127,7 +136,7 @@ class Web:
 
 
 class Direct:
-    """minio-py alone, in a process of its own that does as it is told on standard input."""
+    """minio-py alone, in another process, which reads what to measure from its standard input."""
 
     def __init__(self, stack):
         command = [sys.executable, __file__, "--direct"]
@@ -151,7 +160,7 @@ class Direct:
 
 
 def direct():
-    """The loop of Direct."""
+    """The main loop of that process: reads a file name and seconds, prints what it measured."""
     settings = os.environ
     client = Minio(
         endpoint=settings["S3_ENDPOINT"].removeprefix("http://"),
@@ -181,7 +190,7 @@ def direct():
 
 
 def body(file):
-    """A form ready to be sent, and its headers."""
+    """The body of an upload, and its headers."""
     form, kind = urllib3.encode_multipart_formdata({"image": ("photo", file)})
     return form, {"Content-Type": kind, "x-api-key": KEY}
 
@@ -190,7 +199,7 @@ _local = threading.local()
 
 
 def send(port, form, headers):
-    """One upload on this thread's kept-alive connection; the status."""
+    """Upload over the kept-alive connection of this thread; the status."""
     connections = _local.__dict__.setdefault("connections", {})
     connection = connections.setdefault(port, http.client.HTTPConnection("127.0.0.1", port))
     try:
@@ -204,7 +213,7 @@ def send(port, form, headers):
 
 
 def load(call, seconds, connections=CONNECTIONS):
-    """Call from several threads for some seconds; the time of each call."""
+    """Call a function from several threads for some seconds; the duration of each call."""
     times, end = [], time.perf_counter() + seconds
 
     def loop():
@@ -249,19 +258,25 @@ def measure(web, file, seconds, connections=CONNECTIONS):
 
 
 def wait(condition, seconds=60):
+    """Wait until the condition is true; an exception counts as false."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             if condition():
                 return
-        except Exception:  # noqa: BLE001, S110 -- whatever fails is not up yet
+        except Exception:  # noqa: BLE001, S110 -- any error: not up yet
             pass
         assert time.monotonic() < deadline, "a server did not start"
         time.sleep(0.05)
 
 
+def tally(counts):
+    """Counts as text: "12 x 200, 1 x 503"."""
+    return ", ".join(f"{count} x {what}" for what, count in counts.items()) or "-"
+
+
 def medians(rounds):
-    """Of what was found in each round, field by field, for whatever was measured."""
+    """The median of each field over all rounds, by name."""
     return {
         name: {field: statistics.median(each[field] for each in found) for field in found[0]}
         for name, found in rounds.items()
@@ -269,7 +284,7 @@ def medians(rounds):
 
 
 def table(results):
-    """Markdown, a line a photo and target."""
+    """The lines of a Markdown table, with one for each photo and target."""
     yield (
         "| photo | target | uploads/s | p50 ms | p99 ms | CPU ms | x direct | x flask-load"
         " | PSS MB | RSS MB |"

@@ -1,4 +1,4 @@
-"""Takes the README's pictures of a running service: python docs/screenshots.py URL API_KEY."""
+"""Takes the README's screenshots of a running service: python docs/screenshots.py URL API_KEY."""
 
 import colorsys
 import io
@@ -13,11 +13,11 @@ from playwright.sync_api import Page, sync_playwright
 IMAGES = Path(__file__).parent / "images"
 SUBJECTS = ["harbour at dusk", "garden, north side", "cover draft", "portrait A. Lind", "old town"]
 CUT, WORDS = 4, 7
-"""Which of the files are refused."""
+"""The numbers of the two files that are refused: one is cut off, one is text."""
 
 
 def picture(seed: int) -> bytes:
-    """A landscape of two colours that go together."""
+    """A landscape in two colours of one hue."""
     number = random.Random(seed)  # noqa: S311
     hue = number.random()
     tints = [colorsys.hls_to_rgb(hue, *each) for each in ((0.75, 0.4), (0.35, 0.45))]
@@ -31,7 +31,7 @@ def picture(seed: int) -> bytes:
 
 
 def files() -> list[dict[str, object]]:
-    """A day's pictures: one of them is cut off, one is none."""
+    """Fourteen files, for ``set_input_files``."""
     made = []
     for number in range(14):
         content = picture(number)
@@ -43,25 +43,25 @@ def files() -> list[dict[str, object]]:
 
 
 def upload_page(page: Page, url: str, api_key: str) -> None:
-    """The upload page with a batch of which two need attention."""
+    """Take the upload page with a batch in which two files need attention."""
     page.goto(url)
     page.locator("#key").fill(api_key)
     page.set_input_files("#files", files())
     page.locator(".upload.good").nth(11).wait_for()
     page.locator(".upload.bad").nth(1).wait_for()
     page.locator("#key").blur()
-    page.wait_for_timeout(1000)  # for the last previews and the bar
+    page.wait_for_timeout(1000)  # the last previews are drawn, and the bar stops
     page.screenshot(path=IMAGES / "upload-page.png")
 
 
 def reference(page: Page, url: str) -> None:
-    """The head of the API reference."""
+    """Take the top of the API reference."""
     page.goto(f"{url}/docs")
     page.screenshot(path=IMAGES / "reference.png")
 
 
 def main() -> None:
-    """Both, 1,280 pixels wide."""
+    """Take both, 1,280 pixels wide."""
     url, api_key = sys.argv[1:]
     flags = ["--no-sandbox", "--disable-gpu"]
     with sync_playwright() as playwright:
