@@ -1,4 +1,4 @@
-"""What all tests share: programs that may be missing, and no silent skips in CI."""
+"""Fixtures of all tests, and skips: a test whose program is missing is skipped, in CI it fails."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from tests.fakes import Clock, FakeRedis, MemoryStore
 
 
 def pytest_runtest_setup(item):
+    """Skip a test that is marked with ``needs_program`` where the program is not installed."""
     for marker in item.iter_markers("needs_program"):
         for program in marker.args:
             if shutil.which(program) is None:
@@ -22,7 +23,7 @@ def pytest_runtest_makereport(item, call):
     report = outcome.get_result()
     if report.skipped and os.environ.get("REQUIRE_ALL") == "1" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped where nothing may be: {report.longrepr}"
+        report.longrepr = f"skipped although REQUIRE_ALL is 1: {report.longrepr}"
 
 
 @pytest.fixture

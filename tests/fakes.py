@@ -1,4 +1,4 @@
-"""Stand-ins for the servers of the fast tests: a Redis, a store, and one API key."""
+"""For tests without servers: a Redis and a store in memory, an API key, a clock."""
 
 import hashlib
 
@@ -26,13 +26,13 @@ ServerCommandsMixin.info = info
 
 
 class FakeRedis(fakeredis.FakeRedis):
-    """A Redis in memory; the answer to the pipeline with the number ``lost`` is lost.
+    """A Redis in memory.
 
-    ``like_a_cluster``: the pipeline then returns errors of the connection instead of raising
-    them, as that of a Cluster does with ``raise_on_error=False`` (redis-py 8.1).
+    Redis runs the pipeline with the number ``lost``, counted from 1, but its answer is lost. With
+    ``like_a_cluster`` that pipeline returns errors of the connection instead of raising them, as
+    that of a Cluster does with ``raise_on_error=False`` (redis-py 8.1).
 
-    Its ``server`` has ``connected``: False is a Redis that is down. Two clients of one server
-    see the same data.
+    With ``server.connected`` False the server is down. Two clients of one server see the same data.
     """
 
     sent = lost = 0
@@ -60,10 +60,10 @@ class FakeRedis(fakeredis.FakeRedis):
 
 
 class MemoryStore:
-    """Keeps objects in memory, by their key: (bytes, what was put); ``ages`` in seconds.
+    """A store in memory: ``objects`` has (bytes, StoredObject) by key, ``ages`` seconds by key.
 
-    Errors that are set here are raised: ``down`` when the store is asked whether it is there,
-    ``failure`` by a put, ``undeletable`` by a delete. ``during`` is called once, in the next put;
+    A test may set errors to be raised: ``down`` by ``ensure_open`` and ``holds``, ``failure`` by
+    ``put``, ``undeletable`` by ``delete``. ``during`` is called once, in the next ``put``.
     ``cause`` is the answer of ``check``.
     """
 
@@ -105,7 +105,7 @@ class MemoryStore:
 
 
 def send(client, file, name="photo.png", *, fields=None, headers=(), key=KEY, part="image"):
-    """One upload through Flask's test client, as programs send it; ``key`` None sends none."""
+    """Send one upload through Flask's test client; ``key`` None sends no key."""
     body, content_type = urllib3.encode_multipart_formdata({**(fields or {}), part: (name, file)})
     headers = {"Content-Type": content_type, **dict(headers)}
     if key is not None:

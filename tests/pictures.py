@@ -1,4 +1,4 @@
-"""Makes pictures for tests and benchmarks, with Pillow, from seeds."""
+"""Makes images for tests and benchmarks with Pillow. Those of a seed are the same each time."""
 
 import io
 import random
@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw
 
 
 def encode(image: Image.Image, kind: str, **options) -> bytes:
-    """The bytes of the file that Pillow writes."""
+    """The file that Pillow writes."""
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def picture(kind: str = "PNG", size: tuple[int, int] = (32, 24), **options) -> bytes:
-    """A small file of any accepted format: noise, so that its bytes grow with its pixels."""
+    """A small file of any accepted format. It is noise, so a larger size makes a larger file."""
     return encode(Image.effect_noise(size, 40).convert("RGB"), kind, **options)
 
 
@@ -26,7 +26,7 @@ def plain(kind: str = "PNG", size: tuple[int, int] = (8, 6), **options) -> bytes
 
 
 def padded(kind: str, length: int) -> bytes:
-    """A picture of ``length`` bytes, most of them after its end, where cameras write some too."""
+    """A file of ``length`` bytes, most of them after the end of the image, as some cameras do."""
     file = picture(kind)
     return file + random.Random(1).randbytes(length - len(file))
 
@@ -64,7 +64,7 @@ def drawing(width: int, height: int, mode: str = "RGBA", step: int = 0) -> Image
 
 
 def installed() -> list[Path]:
-    """Real pictures: those in the packages of this environment."""
+    """The image files in the installed packages, for tests with real images."""
     kinds = (".png", ".jpg", ".jpeg", ".gif", ".webp")
     folders = [Path(folder) for folder in site.getsitepackages()]
     found = [path for folder in folders for path in folder.rglob("*") if path.suffix in kinds]

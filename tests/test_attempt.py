@@ -16,7 +16,8 @@ from app.store.bucket import OutcomeUnknown, StoredObject
 from app.store.client import CHECK_SECONDS
 from tests.fakes import DIGEST, ID, FakeRedis
 
-ADMISSION, DECISION = 1, 2  # the pipelines of an upload
+# The pipelines that an upload sends to Redis, by their numbers: see FakeRedis.lost.
+ADMISSION, DECISION = 1, 2
 RATE = Rate(60, 60)
 SHA256 = "ab" * 32
 DOWN = unavailable("storage_unavailable", "down")
@@ -50,7 +51,7 @@ def image(attempt):
 
 
 def run(attempt, *steps):
-    """Run an upload as the view does: its admission, and then these steps."""
+    """Run an upload as app/upload.py does: its admission, and then these steps."""
     with attempt:
         attempt.admit()
         for step in steps:
@@ -66,6 +67,8 @@ def commit(attempt):
 
 
 def fail_with(error):
+    """A step that raises this error."""
+
     def step(_):
         raise error
 
@@ -73,7 +76,7 @@ def fail_with(error):
 
 
 def upload(attempt):
-    """A whole upload that goes well; its result."""
+    """Run a whole upload without a failure; its result."""
     run(attempt, put, commit)
     return result(attempt)
 
@@ -86,20 +89,21 @@ def refused(call, *arguments):
 
 
 def kinds(redis):
-    """Which records of uploads under way there are."""
+    """The kinds of records about uploads that Redis has."""
     found = [key.decode().partition(":")[0] for key in redis.keys()]
     return sorted(kind for kind in found if kind in ("pending", "sweeping", "idempotency"))
 
 
 def usage(redis):
+    """The usage of the key today."""
     counts = redis.hgetall(f"usage:{ID}:{datetime.now(UTC):%Y-%m-%d}")
     return {name.decode(): int(count) for name, count in counts.items()}
 
 
-# It goes well
+# Without a failure
 
 
-def test_an_upload_stands_when_its_name_is_out_and_it_is_counted(make, redis, store):
+def test_an_upload_takes_its_name_out_of_the_journal_and_is_counted(make, redis, store):
     stored = upload(make())
     assert store.objects[stored.key][0] == b"bytes"
     assert kinds(redis) == []
@@ -130,7 +134,7 @@ def test_a_repeat_gets_the_earlier_result_and_stores_nothing(make, redis, store)
     assert usage(redis) == {"uploads": 2, "bytes": 10}
 
 
-def test_a_repeat_whose_object_is_gone_is_the_first_upload_again(make, redis, store):
+def test_a_repeat_whose_object_is_gone_is_stored_as_a_first_upload(make, redis, store):
     first = upload(make("k1"))
     store.objects.clear()
     again = make("k1")
@@ -146,7 +150,7 @@ def test_a_repeat_whose_object_is_gone_is_the_first_upload_again(make, redis, st
     assert kinds(redis) == ["idempotency"]
 
 
-def test_another_object_under_the_same_name_does_not_answer_for_the_first(make, store):
+def test_a_repeat_is_not_answered_with_another_object_of_the_same_name(make, store):
     first = upload(make("k1"))
     other = StoredObject(first.key, (b"other",), "image/png", "cd" * 32, {})
     store.put(other, 0)
@@ -156,7 +160,7 @@ def test_another_object_under_the_same_name_does_not_answer_for_the_first(make, 
         put(again), commit(again)
 
 
-def test_of_two_repeats_whose_object_is_gone_one_stores(make, store):
+def test_of_two_repeats_whose_object_is_gone_only_one_stores_it(make, store):
     upload(make("k1"))
     store.objects.clear()
     one, other = make("k1"), make("k1")
@@ -232,7 +236,7 @@ def test_a_refusal_that_could_not_be_counted_leaves_nothing_to_the_sweep(make, r
     assert "left to the sweep" not in caplog.text
 
 
-# It is not admitted
+# Refused before it is admitted
 
 
 def test_an_upload_over_the_rate_leaves_no_name_and_is_counted_as_rate_limited(make, redis):
@@ -255,7 +259,7 @@ def test_a_known_mistake_is_refused_after_the_request_was_counted(make, redis):
     assert refused(used_up.admit, wrong) == "rate_limited"
 
 
-def test_while_the_first_is_running_a_repeat_is_a_conflict_and_takes_nothing_from_it(make, redis):
+def test_a_repeat_during_the_first_upload_is_a_conflict_and_does_not_disturb_it(make, redis):
     first = make("k1")
     first.admit()
     assert refused(make("k1").admit) == "idempotency_conflict"
@@ -289,7 +293,7 @@ def test_the_lock_is_free_again_when_the_answer_to_its_admission_was_lost(make, 
     upload(make("k1"))
 
 
-# It breaks off before the store
+# Ended by an error before the store
 
 
 @pytest.mark.parametrize(
@@ -309,7 +313,7 @@ def test_a_refusal_takes_the_name_out_and_is_counted_if_the_client_was_wrong(
     assert usage(redis) == counts
 
 
-def test_a_client_that_has_gone_away_has_done_nothing_wrong(make, redis):
+def test_an_upload_whose_client_has_gone_away_is_not_counted_as_rejected(make, redis):
     error = ApiError("malformed_multipart", "It broke off.")
     error.disconnected = True
     assert refused(run, make(), fail_with(error)) == "malformed_multipart"
@@ -325,10 +329,10 @@ def test_nothing_stays_whatever_ends_an_upload(make, redis, store, kind):
     assert kinds(redis) == ["sweeping"]
 
 
-# While its body comes
+# While the body arrives
 
 
-def test_a_name_is_renewed_only_when_it_is_time(make, redis, clock):
+def test_a_name_is_renewed_only_after_some_seconds(make, redis, clock):
     attempt = make("k1")
     attempt.admit()
     redis.flushall()
@@ -343,7 +347,7 @@ def test_a_name_is_renewed_only_when_it_is_time(make, redis, clock):
     assert kinds(redis) == []
 
 
-def test_renewing_keeps_the_sweep_and_a_repeat_away(make, redis, clock):
+def test_a_renewed_upload_is_neither_swept_nor_replaced_by_a_repeat(make, redis, clock):
     attempt = make("k1")
     attempt.admit()
     pending = f"pending:{{{ID[0]}}}"
@@ -354,7 +358,7 @@ def test_renewing_keeps_the_sweep_and_a_repeat_away(make, redis, clock):
     assert refused(make("k1").admit) == "idempotency_conflict"
 
 
-def test_a_request_that_a_repeat_has_overtaken_gives_way_to_it(make, redis, clock):
+def test_a_request_that_a_repeat_has_overtaken_is_refused(make, redis, clock):
     slow = make("k1")
     slow.admit()
     redis.delete(*redis.keys("idempotency:*"))  # its lock has ended
@@ -402,7 +406,7 @@ def test_an_object_that_cannot_be_deleted_is_left_to_the_sweep(make, redis, stor
     assert "could not delete" in caplog.text
 
 
-# At its decision
+# At the decision of Redis
 
 
 def decide(attempt, before=lambda: None):
@@ -421,7 +425,7 @@ def test_an_upload_whose_name_was_swept_does_not_stand(make, redis, store):
     assert kinds(redis) == ["sweeping"]
 
 
-def test_an_upload_that_a_repeat_has_overtaken_does_not_stand_beside_it(make, redis, store):
+def test_an_upload_that_a_repeat_has_overtaken_is_taken_back(make, redis, store):
     winner = []
 
     def overtake():

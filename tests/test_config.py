@@ -1,3 +1,5 @@
+"""Settings: their defaults, every accepted and refused form, and the table of docs/settings.md."""
+
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -9,6 +11,7 @@ from app.config import Config, ConfigError, Rate
 
 
 def mistakes(**environ):
+    """The text with which these variables are refused."""
     with pytest.raises(ConfigError) as wrong:
         Config.from_env(environ)
     return str(wrong.value)
@@ -26,14 +29,14 @@ def mistakes(**environ):
         ({"PORT": "8000", "METRICS_PORT": "8002"}, False),
     ],
 )
-def test_metrics_have_a_port_of_their_own(environ, wrong):
+def test_metrics_need_another_port_than_the_service(environ, wrong):
     if wrong:
         assert "METRICS_PORT" in mistakes(**environ)
     else:
         Config.from_env(environ)
 
 
-def test_the_defaults_are_those_of_the_contract():
+def test_the_defaults_are_the_documented_ones():
     config = Config.from_env({})
     assert config.redis_url == "redis://127.0.0.1:6379/0"
     assert config.s3_endpoint == "http://127.0.0.1:9000"
@@ -59,7 +62,7 @@ def test_a_file_of_authorities_must_hold_certificates(variable, tmp_path):
 @pytest.mark.parametrize(
     ("value", "meant"), [("1", "yes"), ("No", "no"), ("Certificate", "certificate")]
 )
-def test_checks_of_redis_s_certificate_are_switched_off_by_a_word_alone(value, meant, tmp_path):
+def test_only_a_setting_switches_off_the_check_of_the_certificate_of_redis(value, meant, tmp_path):
     path = tmp_path / "authority.pem"
     trustme.CA().cert_pem.write_to_path(path)
     config = Config.from_env({"REDIS_TLS_VERIFY": value, "REDIS_CA_CERTS": str(path)})
@@ -68,7 +71,7 @@ def test_checks_of_redis_s_certificate_are_switched_off_by_a_word_alone(value, m
     assert "REDIS_TLS_VERIFY" in mistakes(REDIS_TLS_VERIFY="perhaps")
 
 
-def test_a_pinned_certificate_needs_one():
+def test_a_pinned_certificate_needs_the_file_of_a_certificate():
     assert "REDIS_CA_CERTS" in mistakes(REDIS_TLS_VERIFY="certificate")
 
 
@@ -93,7 +96,7 @@ def test_all_mistakes_are_named_at_once_with_form_and_example():
     assert "'lots'" in text
 
 
-def test_no_secret_is_printed():
+def test_mistakes_are_named_without_secrets():
     text = mistakes(
         REDIS_URL="ftp://user:hunter2@host",
         S3_ENDPOINT="http://access:hunter2@host",
@@ -102,7 +105,7 @@ def test_no_secret_is_printed():
     assert "hunter2" not in text
 
 
-def test_no_secret_is_in_the_representation():
+def test_the_repr_of_the_settings_has_no_secret():
     config = Config.from_env(
         {
             "REDIS_URL": "redis://:hunter2@host",
@@ -127,7 +130,7 @@ def test_no_secret_is_in_the_representation():
         "redis+cluster://a:7000,b:7001",
     ],
 )
-def test_every_form_of_redis_url_is_taken(url):
+def test_every_form_of_redis_url_is_accepted(url):
     assert Config.from_env({"REDIS_URL": url}).redis_url == url
 
 
@@ -173,7 +176,7 @@ def test_other_forms_of_redis_url_are_refused(url):
         ("METRICS_HOST", "a host"),
     ],
 )
-def test_what_a_store_or_a_system_would_refuse_later_is_refused_at_the_start(variable, value):
+def test_values_that_the_store_or_the_system_would_refuse_later_are_refused_now(variable, value):
     assert f"\n  {variable}: " in mistakes(**{variable: value})
 
 
@@ -187,11 +190,11 @@ def test_what_a_store_or_a_system_would_refuse_later_is_refused_at_the_start(var
         ("METRICS_HOST", "localhost"),
     ],
 )
-def test_unusual_names_are_taken(variable, value):
+def test_unusual_but_valid_names_are_accepted(variable, value):
     assert getattr(Config.from_env({variable: value}), variable.lower()) == value
 
 
-def test_half_a_pair_of_credentials_is_refused():
+def test_a_secret_key_without_an_access_key_is_refused():
     assert "S3_ACCESS_KEY, S3_SECRET_KEY" in mistakes(S3_ACCESS_KEY="  ", S3_SECRET_KEY="x")
 
 
@@ -224,7 +227,7 @@ def test_a_rate_is_written_as_it_is_read():
 @pytest.mark.parametrize(
     "origins", ["https://*.example.org", "*", "cms.example.org", "https://a/b"]
 )
-def test_origins_are_exact(origins):
+def test_an_origin_has_a_scheme_and_a_host_and_no_wildcard_or_path(origins):
     assert "CORS_ORIGINS" in mistakes(CORS_ORIGINS=origins)
 
 
@@ -255,7 +258,7 @@ def test_a_public_address_may_have_a_path(value, address):
         "/assets",
     ],
 )
-def test_what_no_key_could_follow_is_no_public_address(value):
+def test_addresses_that_no_object_key_could_follow_are_refused(value):
     assert "PUBLIC_URL" in mistakes(PUBLIC_URL=value)
 
 

@@ -20,7 +20,7 @@ REFUSALS = [
 """nginx's own answers: the status, and the members of the problem document."""
 
 
-def test_nginx_has_the_applications_titles_and_statuses_for_the_same_codes():
+def test_nginx_has_the_same_titles_and_statuses_as_the_application_for_its_codes():
     assert len(REFUSALS) == 7
     for status, document in REFUSALS:
         assert (status, document["title"]) == CODES[document["code"]]

@@ -1,4 +1,4 @@
-"""The pages for people: short, within the window, with a reader in mind, and linked rightly."""
+"""The pages for people: short, of 100 columns at most, with links and facts that are right."""
 
 import re
 from dataclasses import fields
@@ -41,11 +41,12 @@ NOT_OURS = ("AWS_", "MINIO_", "OTEL_", "CHAOS_", "REQUIRE_ALL")
 
 
 def named(path):
+    """The path in the repository, which is the id of the test."""
     return str(path.relative_to(ROOT))
 
 
 def anchors(page):
-    """What GitHub makes of the headings, for links into the page."""
+    """The anchors that GitHub gives to the headings of a page."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
@@ -59,27 +60,27 @@ def is_there(target, folder):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_a_page_is_read_in_a_few_minutes(page):
+def test_a_page_has_fewer_than_150_lines(page):
     assert len(page.read_text().splitlines()) < 150
 
 
 @pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("[CS]*.md")], ids=named)
-def test_a_page_fits_a_window_of_a_hundred_columns(page):
+def test_a_page_is_at_most_100_columns_wide(page):
     text = page.read_text()
-    # This table has the code's own words: tests/test_config.py compares them.
+    # The rows of this table are as long as the texts of the code, which test_config.py compares.
     text = re.sub(r"<!-- settings -->.*<!-- /settings -->", "", text, flags=re.DOTALL)
     assert not [line for line in text.splitlines() if len(line) > 100]
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=named)
-def test_a_guide_begins_with_whom_it_is_for(page):
+def test_a_guide_begins_with_the_readers_that_it_is_for(page):
     title, _, first, *_ = page.read_text().splitlines()
     assert title.startswith("# ")
     assert first.startswith("For ")
 
 
 @pytest.mark.parametrize("page", LINKED, ids=named)
-def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page):
+def test_every_link_leads_to_a_file_and_a_heading_that_exist(page):
     text = page.read_text()
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
     targets += re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
@@ -91,7 +92,7 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page):
     ]
 
 
-def test_every_page_that_the_sources_name_is_there():
+def test_every_page_that_the_sources_name_exists():
     named_pages = {
         (named(path), target)
         for path in SOURCES
@@ -106,7 +107,7 @@ def test_the_readme_leads_to_every_guide():
 
 
 @pytest.mark.parametrize("page", LINKED, ids=named)
-def test_every_file_that_a_page_names_is_there(page):
+def test_every_file_that_a_page_names_exists(page):
     paths = re.findall(r"`((?:app|bench|deploy|docs|tests)/[\w./-]*\w)/?`", page.read_text())
     assert not [path for path in paths if not (ROOT / path).exists()]
 

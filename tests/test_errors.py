@@ -1,4 +1,4 @@
-"""One refusal: its document, its status, and what it never says."""
+"""Refusals: their statuses, and their problem documents, which never have the cause."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_a_document_has_further_members_and_never_the_cause():
     assert "secret" not in str(document)
 
 
-def test_http_may_have_a_closer_status_than_the_code():
+def test_a_refusal_may_have_a_more_exact_status_than_its_code():
     error = ApiError("bad_request", "Too long.", status=431)
     document = error.problem("r-1")
     assert (error.status, document["status"]) == (431, 431)

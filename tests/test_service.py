@@ -1,4 +1,4 @@
-"""How a file is inspected: by which policy, at the turn of which key, and in which thread."""
+"""The inspection of a file: its metadata policy, the turn of its key, and the threads it uses."""
 
 import hashlib
 import time
@@ -18,7 +18,7 @@ LARGE = padded("PNG", INLINE_BYTES + 1)
 
 
 class Threads:
-    """Stands for the threads for processors, and keeps what they were given."""
+    """In place of app/intake/processors.py: runs functions at once, and keeps them in ``given``."""
 
     threads = 2
 
@@ -38,13 +38,15 @@ def threads():
 @pytest.fixture
 def make(redis, store, threads):
     def make(**settings):
+        """A service with these settings."""
         app = create_app(Config(log_format="json", **settings), redis=redis, store=store)
         return replace(app.extensions["uploader"], processors=threads)
 
     return make
 
 
-def look(service, file, **record):
+def inspect(service, file, **record):
+    """The result of an inspection for a key with this record."""
     fields = {name.encode(): text.encode() for name, text in record.items()}
     api_key = ApiKey.parse(DIGEST, fields, Rate(60, 60))
     sha256 = hashlib.sha256(file).hexdigest()
@@ -52,7 +54,7 @@ def look(service, file, **record):
 
 
 def test_a_file_is_identified_and_its_bytes_are_kept_by_default(make):
-    info, stripped = look(make(), SMALL)
+    info, stripped = inspect(make(), SMALL)
     assert (info.format, info.width, info.height) == ("JPEG", 8, 6)
     assert b"".join(stripped.pieces) == SMALL
     assert stripped.sha256 == hashlib.sha256(SMALL).hexdigest()
@@ -67,37 +69,37 @@ def test_a_file_is_identified_and_its_bytes_are_kept_by_default(make):
         ("minimal", {"metadata": "keep"}, "keep"),
     ],
 )
-def test_a_keys_policy_goes_before_the_services(make, setting, record, applied):
-    _, stripped = look(make(metadata=setting), SMALL, **record)
+def test_the_policy_of_the_key_comes_before_that_of_the_service(make, setting, record, applied):
+    _, stripped = inspect(make(metadata=setting), SMALL, **record)
     assert stripped.policy == applied
     assert (b"nobody's eyes" in b"".join(stripped.pieces)) == (applied == "keep")
     assert stripped.size == len(b"".join(stripped.pieces))
 
 
-def test_a_small_file_is_looked_at_in_place(make, threads):
+def test_only_large_files_are_inspected_in_the_threads(make, threads):
     service = make(metadata="minimal")
-    look(service, SMALL)
+    inspect(service, SMALL)
     assert threads.given == []
-    look(service, LARGE)
+    inspect(service, LARGE)
     assert [each.__name__ for each in threads.given] == ["walk", "cost", "decode", "strip"]
 
 
 def test_many_pixels_in_a_small_file_are_decoded_in_the_threads(make, threads):
-    look(make(), plain("PNG", (1100, 1000)))
+    inspect(make(), plain("PNG", (1100, 1000)))
     assert [each.__name__ for each in threads.given] == ["decode"]
 
 
-def test_a_refusal_gives_the_keys_turn_back(make):
+def test_a_refusal_ends_the_turn_of_the_key(make):
     service = make()
     for _ in range(10):
         with pytest.raises(ApiError) as refused:
-            look(service, b"no picture, but large" * 20_000)
+            inspect(service, b"no picture, but large" * 20_000)
         assert refused.value.code == "unsupported_format"
     assert service.turns.in_use == 0
     assert service.decoding.in_use == 0
 
 
-def test_a_key_that_has_all_its_turns_is_refused_in_time(make):
+def test_a_key_that_waits_too_long_for_a_turn_is_refused(make):
     service = make()
     with service.turns.taken(ID, service.turns._share):
         api_key = ApiKey.parse(DIGEST, {}, Rate(60, 60))

@@ -17,12 +17,14 @@ FOREVER = float("inf")
 
 
 def refused(shares, key, amount=1, until=0.0):
+    """The code with which a request is refused."""
     with pytest.raises(ApiError) as error, shares.taken(key, amount, until):
         pass
     return error.value.code
 
 
 def until(condition):
+    """Wait until the condition holds."""
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
@@ -60,7 +62,7 @@ class Waiter:
 
 @contextmanager
 def waiters(shares, *keys, entered=None):
-    """A waiter of each of these keys, in this order."""
+    """Start a waiter for each of these keys, in this order."""
     made = [Waiter(shares, key, entered=entered) for key in keys]
     try:
         yield made
@@ -288,5 +290,5 @@ def test_greenlets_wait_as_threads_do():
         text=True,
         timeout=60,
     )
-    # gevent prints the traceback of the greenlet that was refused, which is what is tried
+    # stderr always has a traceback: gevent prints that of the greenlet whose request is refused.
     assert done.returncode == 0, done.stderr

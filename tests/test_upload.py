@@ -22,7 +22,8 @@ from tests.image import tagged
 from tests.image.tagged import LATITUDE
 from tests.pictures import padded, plain
 
-ADMISSION, DECISION = 1, 2  # the pipelines of an upload
+# The pipelines that an upload sends to Redis, by their numbers: see FakeRedis.lost.
+ADMISSION, DECISION = 1, 2
 PNG = plain()
 LOCATED = tagged.located_jpegs()["everything"]
 
@@ -35,6 +36,7 @@ def client(redis, store):
 
 
 def assert_problem(answer, status, code):
+    """Check that an answer is a complete problem document."""
     assert (answer.status_code, answer.json["code"]) == (status, code), answer.json
     assert answer.content_type == "application/problem+json"
     assert answer.json["status"] == status
@@ -46,10 +48,12 @@ def assert_problem(answer, status, code):
 
 
 def under_way(redis):
+    """The names of all records about uploads under way."""
     return redis.keys("pending:*") + redis.keys("sweeping:*") + redis.keys("idempotency:*")
 
 
 def usage(redis):
+    """The usage counters."""
     found = {}
     for key in redis.keys("usage:*"):
         found |= {name.decode(): int(count) for name, count in redis.hgetall(key).items()}
@@ -99,7 +103,7 @@ def test_every_answer_carries_the_common_headers(client):
 
 
 @pytest.mark.parametrize("sent", ["a b", "x" * 129, "ü", 'a"b'])
-def test_a_request_id_that_is_not_sane_is_replaced(client, sent):
+def test_an_invalid_request_id_is_replaced(client, sent):
     answer = send(client, PNG, headers={"X-Request-Id": sent})
     assert answer.headers["X-Request-Id"] != sent
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,128}", answer.headers["X-Request-Id"])
@@ -165,7 +169,7 @@ def test_an_empty_header_counts_as_absent(client):
     assert answer.status_code == 200
 
 
-def test_without_a_key_it_is_401(client):
+def test_an_upload_without_a_key_is_401(client):
     answer = send(client, PNG, key=None)
     assert_problem(answer, 401, "missing_api_key")
     assert answer.headers["WWW-Authenticate"] == 'ApiKey realm="uploader"'
@@ -183,7 +187,7 @@ def test_a_key_without_the_role_is_403(client, redis):
     assert redis.keys("ratelimit:*") == []
 
 
-def test_over_the_rate_is_429(client, redis):
+def test_an_upload_over_the_rate_is_429(client, redis):
     redis.hset(RECORD, "rate_limit", "1/hour")
     assert send(client, PNG).status_code == 200
     answer = send(client, PNG)
@@ -216,7 +220,7 @@ def test_answers_before_the_role_check_have_no_rate_headers(client):
         (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00heicmif1", "unsupported_format"),
     ],
 )
-def test_a_file_that_is_no_whole_picture_is_400(client, redis, store, file, code):
+def test_a_file_that_is_not_a_whole_image_is_400(client, redis, store, file, code):
     assert_problem(send(client, file), 400, code)
     assert store.objects == {}
     assert under_way(redis) == []
@@ -241,7 +245,7 @@ def test_a_key_that_waits_for_its_large_files_is_429_and_its_small_ones_pass(red
     assert send(app.test_client(), padded("PNG", 15 * 1024 * 1024)).status_code == 200
 
 
-def test_a_body_that_is_no_form_is_400(client):
+def test_a_body_that_is_not_a_form_is_400(client):
     answer = client.post("/upload/image", data=PNG, headers={"x-api-key": KEY})
     assert_problem(answer, 400, "not_multipart")
 
@@ -279,11 +283,11 @@ def test_a_file_that_is_too_large_is_413(client, redis):
     assert usage(redis) == {"rejected": 1}
 
 
-def test_a_file_of_exactly_the_limit_is_taken(client):
+def test_a_file_of_exactly_the_limit_is_accepted(client):
     assert send(client, PNG + bytes(15 * 1024 * 1024 - len(PNG))).status_code == 200
 
 
-def test_the_limit_is_flasks_own_setting(client):
+def test_the_limit_is_in_the_setting_of_flask(client):
     assert client.application.config["MAX_CONTENT_LENGTH"] == 15 * 1024 * 1024
 
 
@@ -300,7 +304,7 @@ def test_a_digest_that_does_not_match_is_400(client, store):
     assert store.objects == {}
 
 
-def test_an_empty_checksum_counts_as_none(client):
+def test_an_empty_checksum_counts_as_absent(client):
     assert send(client, PNG, fields={"sha256": ""}).status_code == 200
 
 
@@ -318,6 +322,7 @@ def test_a_content_digest_on_the_part_is_checked(client):
 
 
 def stored(store):
+    """The bytes of the only object, and what was put with them."""
     [(data, image)] = store.objects.values()
     return data, image
 
@@ -336,7 +341,7 @@ def test_the_stored_file_follows_the_policy_of_its_key(client, redis, store, pol
     assert "sent_sha256" not in answer
 
 
-def test_the_policy_of_the_service_is_for_keys_without_one(redis, store):
+def test_the_policy_of_the_service_applies_to_keys_without_one(redis, store):
     redis.hset(RECORD, mapping={"roles": "uploader"})
     app = create_app(Config(metadata="no-location"), redis=redis, store=store)
     answer = send(app.test_client(), LOCATED, headers={"Prefer": "return=representation"})
@@ -509,7 +514,7 @@ def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"pending"]
 
 
-def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(client, redis, store):
+def test_a_result_whose_confirmation_by_redis_was_lost_answers_a_repeat(client, redis, store):
     redis.lost = DECISION
     again = {"Idempotency-Key": "k1"}
     assert_problem(send(client, PNG, headers=again), 503, "redis_unavailable")
@@ -518,7 +523,9 @@ def test_a_result_that_redis_took_without_saying_so_stands_for_a_repeat(client, 
     assert list(store.objects) == [answer.json["data"]["key"]]
 
 
-def test_without_an_idempotency_key_such_an_upload_leaves_nothing(client, redis, store):
+def test_without_an_idempotency_key_an_upload_of_lost_confirmation_leaves_nothing(
+    client, redis, store
+):
     redis.lost = DECISION
     assert_problem(send(client, PNG), 503, "redis_unavailable")
     assert store.objects == {}
@@ -568,7 +575,7 @@ def test_another_method_is_405_with_allow(client):
     assert "POST" in answer.headers["Allow"]
 
 
-def test_the_owner_of_a_key_can_ask_what_is_allowed(client, redis):
+def test_the_limits_of_a_key_show_its_record_and_the_bounds_of_the_service(client, redis):
     redis.hset(RECORD, mapping={"rate_limit": "2/day", "expires_at": "2099-01-31", "roles": "b a"})
     answer = client.get("/upload/limits", headers={"x-api-key": KEY})
     assert answer.status_code == 200
@@ -582,13 +589,13 @@ def test_the_owner_of_a_key_can_ask_what_is_allowed(client, redis):
     assert redis.keys("ratelimit:*") == []
 
 
-def test_limits_are_for_good_keys_only(client):
+def test_limits_need_a_valid_key(client):
     assert_problem(client.get("/upload/limits"), 401, "missing_api_key")
     answer = client.get("/upload/limits", headers={"x-api-key": "no"})
     assert_problem(answer, 401, "invalid_api_key")
 
 
-def test_a_problem_is_json_for_programs(client):
+def test_a_problem_is_valid_json(client):
     answer = send(client, PNG, key="no")
     assert json.loads(answer.data)["title"]
 

@@ -1,4 +1,4 @@
-"""Requests as they reach the application: from any WSGI server, and from gunicorn's socket."""
+"""Requests for tests of the intake: through plain WSGI, and through gunicorn's parser."""
 
 import contextlib
 import io
