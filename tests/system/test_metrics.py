@@ -61,6 +61,7 @@ def send_a_mixed_load(service, key, times=6):
 
 
 def expect_the_mixed_load(scraped, key, times):
+    """Check the counters after this many rounds; requests with a bad key end before their body."""
     assert scraped.get("uploads_total", status="200", code="ok") == times
     assert scraped.get("uploads_total", status="400", code="corrupt_image") == times
     assert scraped.get("uploads_total", status="401", code="invalid_api_key") == times
@@ -77,6 +78,7 @@ def expect_the_mixed_load(scraped, key, times):
     assert scraped.get("uploads_in_progress") == 0
     route = {"method": "POST", "route": "/upload/image"}
     assert scraped.get("requests_total", status="400", **route) == times
+    # Unknown methods and paths share a label: else a client could make any number of them.
     nowhere = {"method": "other", "route": "none", "status": "404"}
     assert scraped.get("requests_total", **nowhere) == times
 

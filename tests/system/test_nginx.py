@@ -269,6 +269,7 @@ def test_too_many_requests_from_one_address_are_a_429_with_retry_after(make_ngin
     nginx = make_nginx(
         free_port(), ("rate=50r/s", "rate=1r/m"), ("burst=500 nodelay", "burst=1 nodelay")
     )
+    # One request and a burst of one pass, and get a 503 because no service is there.
     answers = [nginx.get("/docs") for _ in range(3)]
     assert [answer.status for answer in answers] == [503, 503, 429]
     problem(answers[2], 429, "rate_limited")

@@ -91,6 +91,7 @@ def test_progress_moves_on_a_slow_connection(open_page, api_key):
     network = page.context.new_cdp_session(page)
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
     network.send("Network.emulateNetworkConditions", slow)
+    # 900 kB at 300 kB/s: long enough to read the bar several times.
     page.set_input_files("#files", [{**PNG, "buffer": padded("PNG", 900_000)}])
     values = set()
 
@@ -141,7 +142,7 @@ def test_a_retry_after_a_lost_connection_makes_no_second_object(
 
 def test_an_upload_can_be_cancelled_and_tried_again_without_a_mouse(open_page, api_key):
     page = ready(open_page, api_key)
-    page.route("**/upload/image", lambda route: None)
+    page.route("**/upload/image", lambda route: None)  # never answered
     page.set_input_files("#files", [PNG])
     page.get_by_role("button", name="Cancel").press("Enter")
     expect(page.locator(".upload .state")).to_have_text("Cancelled")
@@ -164,7 +165,7 @@ def test_a_key_that_was_copied_with_an_invisible_character_is_refused(open_page,
 
 def test_uploads_under_way_go_on_when_the_key_is_replaced_by_an_invalid_one(open_page, api_key):
     page = ready(open_page, api_key)
-    page.route("**/upload/image", lambda route: None)
+    page.route("**/upload/image", lambda route: None)  # never answered
     page.set_input_files("#files", [PNG] * 4)
     expect(page.locator(".upload .state", has_text="Sending")).to_have_count(3)
     page.locator("#key").fill("“none”")
