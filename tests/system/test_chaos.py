@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 
 import urllib3
 
@@ -60,6 +61,26 @@ class Client(threading.Thread):
         return None
 
 
+def disturb(service, store_proxy, chance):
+    """Kill a worker, cut the way to the store or reload; the name of what was done."""
+    match chance.randrange(4):
+        case 0 | 1:
+            workers = sorted(service.workers)
+            if not workers:
+                return "nothing"
+            os.kill(chance.choice(workers), signal.SIGKILL)
+            return "killed"
+        case 2:
+            store_proxy.cut_after = chance.randrange(300, 300_000)
+            store_proxy.mode = chance.choice(["cut", "cut_answer"])
+            time.sleep(0.5)  # long enough for several uploads
+            store_proxy.mode = "pass"
+            return "cut"
+        case _:
+            service.signal(signal.SIGHUP)
+            return "reloaded"
+
+
 def test_no_acknowledged_object_is_lost_and_no_other_stays_unlisted(
     make_service, valkey, seaweedfs, store_proxy, redis_client, api_key
 ):
@@ -75,7 +96,7 @@ def test_no_acknowledged_object_is_lost_and_no_other_stays_unlisted(
     for client in clients:
         client.start()
     chance = random.Random(4711)
-    done = {"killed": 0, "cut": 0, "reloaded": 0}
+    done = Counter()
 
     def stored():
         return sum(len(client.good) for client in clients)
@@ -85,20 +106,7 @@ def test_no_acknowledged_object_is_lost_and_no_other_stays_unlisted(
         # The next failure comes when the service has recovered from the last one.
         time.sleep(1)
         wait_until(lambda before=before: stored() > before or stored() == CLIENTS * UPLOADS, 60)
-        match chance.randrange(4):
-            case 0 | 1:
-                if workers := sorted(service.workers):
-                    os.kill(chance.choice(workers), signal.SIGKILL)
-                    done["killed"] += 1
-            case 2:
-                store_proxy.cut_after = chance.randrange(300, 300_000)
-                store_proxy.mode = chance.choice(["cut", "cut_answer"])
-                time.sleep(0.5)
-                store_proxy.mode = "pass"
-                done["cut"] += 1
-            case _:
-                service.signal(signal.SIGHUP)
-                done["reloaded"] += 1
+        done[disturb(service, store_proxy, chance)] += 1
     for client in clients:
         client.join()
     assert [client.unexpected for client in clients if client.unexpected] == []
@@ -116,5 +124,7 @@ def test_no_acknowledged_object_is_lost_and_no_other_stays_unlisted(
     wait_until(others_are_listed, 10)
     tries = sum(client.tries for client in clients)
     unknown = len(seaweedfs.keys(bucket)) - len(good)
-    print(f"{len(good)} uploads, {tries} tries, {done}, {unknown} objects on the sweep's list")
+    print(
+        f"{len(good)} uploads, {tries} tries, {dict(done)}, {unknown} objects on the sweep's list"
+    )
     service.stop()

@@ -174,13 +174,16 @@ def test_every_line_of_the_recipe_runs_and_the_last_one_stores_an_image(box, sea
     assert done.returncode == 0, done.stderr
     adapt_installed_files(box)
     wait_until(lambda: box.run("redis-cli PING").returncode == 0)
+    # Data that is there before the recipe changes the configuration must still be there after it.
     box.run("redis-cli SET kept 1")
     script = f"cd {box.path}/opt/uploader\n" + "".join(rest)
     done = box.run(script)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"status":"ready"' in done.stdout.replace(" ", "")
     assert "redis rights       ok" in done.stdout
+    # Only root may read the file: it has passwords.
     assert (box.path / "etc/uploader.env").stat().st_mode & 0o777 == 0o600
+    # The aliases with which docs/keys.md has an administrator begin.
     page = (ROOT / "docs" / "keys.md").read_text()
     administrator = re.search(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
     script = (
@@ -192,6 +195,7 @@ def test_every_line_of_the_recipe_runs_and_the_last_one_stores_an_image(box, sea
     made = box.run(create)
     key = re.search(r"upl_\w+", made.stdout)[0]
     certificate = box.path / "etc/letsencrypt/live/upload.example.org/fullchain.pem"
+    # So that curl reaches the site here by its public name, and trusts its certificate.
     (box.path / ".curlrc").write_text(
         f'cacert = "{certificate}"\nconnect-to = "::127.0.0.1:{box.ports["tls"]}"\n'
     )

@@ -88,18 +88,16 @@ def test_uploads_go_on_after_a_failover_under_sentinel(
     service.stop()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_uploads_go_on_in_a_cluster_that_has_lost_a_node(
-    kind, make_service, seaweedfs, bucket, tmp_path, processes
-):
+def start_cluster(kind, directory, processes):
+    """Start a Cluster of three primaries, each with a replica; its primaries."""
     nodes, buses = [], []
     for number in range(6):
-        bus = servers.free_port()
+        bus = servers.free_port()  # on which the nodes talk to each other
         options = (
             *("--cluster-enabled", "yes", "--cluster-port", str(bus), "--save", ""),
             *("--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"),
         )
-        nodes.append(Valkey(tmp_path / f"node{number}", options=options, kind=kind))
+        nodes.append(Valkey(directory / f"node{number}", options=options, kind=kind))
         buses.append(bus)
     processes += nodes
     primaries, replicas = nodes[:3], nodes[3:]
@@ -117,9 +115,18 @@ def test_uploads_go_on_in_a_cluster_that_has_lost_a_node(
         wait_until(lambda r=replica, n=name: r.client.execute_command("CLUSTER", "REPLICATE", n))
     for replica in replicas:
         wait_until(lambda r=replica: linked(r))
+    return primaries
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_uploads_go_on_in_a_cluster_that_has_lost_a_node(
+    kind, make_service, seaweedfs, bucket, tmp_path, processes
+):
+    primaries = start_cluster(kind, tmp_path, processes)
     hosts = ",".join(f"127.0.0.1:{node.port}" for node in primaries)
-    cluster = redis.RedisCluster.from_url(f"redis://127.0.0.1:{nodes[0].port}")
+    cluster = redis.RedisCluster.from_url(f"redis://127.0.0.1:{primaries[0].port}")
     cluster.hset(RECORD, mapping=GRANTS)
+    # The replica must have the record too, because its primary is killed.
     cluster.wait(1, 1000, target_nodes=redis.RedisCluster.PRIMARIES)
     cluster.close()
     service = make_service(f"redis+cluster://{hosts}", seaweedfs.settings(bucket))

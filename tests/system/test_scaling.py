@@ -28,53 +28,58 @@ def listening(role, port, grpc):
     return (role, "-ip=127.0.0.1", f"-port={port}", f"-port.grpc={grpc}")
 
 
-@pytest.fixture
-def distributed(tmp_path):
-    """SeaweedFS with three volume servers: an S3 client, the settings, and the volume servers.
+def start_servers(directory, access, secret):
+    """Start a whole store: all its servers, the volume servers among them, and the S3 port.
 
-    Each object is kept on two of them.
+    There is a master, three volume servers of which two keep each object, a filer and the S3
+    gateway.
     """
     ports = iter([servers.free_port() for _ in range(12)])
     master, master_grpc = next(ports), next(ports)
+    leader = f"127.0.0.1:{master}.{master_grpc}"
     started = [
         Weed(
-            tmp_path / "master",
+            directory / "master",
             *listening("master", master, master_grpc),
             # 001: one more copy, on another server of the same rack.
-            *(f"-mdir={tmp_path / 'master'}", "-defaultReplication=001", "-telemetry=false"),
+            *(f"-mdir={directory / 'master'}", "-defaultReplication=001", "-telemetry=false"),
             *("-volumeSizeLimitMB=64", "-ip.bind=127.0.0.1"),
         )
     ]
-    leader = f"127.0.0.1:{master}.{master_grpc}"
-    for number in range(3):
-        directory = tmp_path / f"volume{number}"
-        started.append(
-            Weed(
-                directory,
-                *listening("volume", next(ports), next(ports)),
-                *(f"-dir={directory}", f"-master={leader}", "-max=30", "-preStopSeconds=0"),
-            )
+    volumes = [
+        Weed(
+            folder,
+            *listening("volume", next(ports), next(ports)),
+            *(f"-dir={folder}", f"-master={leader}", "-max=30", "-preStopSeconds=0"),
         )
+        for folder in (directory / f"volume{number}" for number in range(3))
+    ]
     filer, filer_grpc = next(ports), next(ports)
-    store = f"-defaultStoreDir={tmp_path / 'filer'}"
     started.append(
         Weed(
-            tmp_path / "filer",
+            directory / "filer",
             *listening("filer", filer, filer_grpc),
-            *(f"-master={leader}", store),
+            *(f"-master={leader}", f"-defaultStoreDir={directory / 'filer'}"),
         )
     )
-    access, secret = secrets.token_hex(8), secrets.token_hex(16)
-    servers.write_identities(tmp_path / "identities.json", access, secret)
+    servers.write_identities(directory / "identities.json", access, secret)
     port = next(ports)
     started.append(
         Weed(
-            tmp_path / "s3",
+            directory / "s3",
             *("s3", f"-filer=127.0.0.1:{filer}.{filer_grpc}", f"-port={port}"),
             *(f"-port.grpc={next(ports)}", "-ip.bind=127.0.0.1"),
-            *("-port.iceberg=0", "-port.lance=0", f"-config={tmp_path / 'identities.json'}"),
+            *("-port.iceberg=0", "-port.lance=0", f"-config={directory / 'identities.json'}"),
         )
     )
+    return started + volumes, volumes, port
+
+
+@pytest.fixture
+def distributed(tmp_path):
+    """A client of a distributed store, its settings for a service, and its volume servers."""
+    access, secret = secrets.token_hex(8), secrets.token_hex(16)
+    started, volumes, port = start_servers(tmp_path, access, secret)
     client = Minio(
         endpoint=f"127.0.0.1:{port}",
         access_key=access,
@@ -89,7 +94,7 @@ def distributed(tmp_path):
         "S3_ACCESS_KEY": access,
         "S3_SECRET_KEY": secret,
     }
-    yield client, settings, started[1:4]
+    yield client, settings, volumes
     for process in started:
         process.kill()
 
