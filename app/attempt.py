@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from app.errors import ApiError, unavailable
+from app.errors import ApiError, perhaps_stored, unavailable
 from app.records import journal, ratelimit
 from app.records.client import Pipeline, Redis, redis_errors
 from app.records.journal import Entry, Result
@@ -161,6 +161,19 @@ class Attempt:
         Raises a 503 when it does not stand: Redis did not answer, the sweep was first, or a
         repeat has overtaken this request.
         """
+        try:
+            counted = self._commit(result)
+        except ApiError as error:
+            if self._may_be_remembered:
+                raise perhaps_stored(error.cause or "") from error
+            raise
+        _warn_of_failed(counted)
+        if not self._stands:
+            cause = "it took too long: it was swept, or a repeat has overtaken it"
+            raise unavailable("storage_unavailable", cause)
+
+    def _commit(self, result: Result) -> list[Any]:
+        """Ask Redis whether the upload stands; what became of its usage counts."""
         with redis_errors(), self._redis.pipeline(transaction=False) as pipe:
             self._entry.commit(pipe, result)
             self._usage.record(pipe, self._api_key.digest, uploads=1, size=result.size)
@@ -171,11 +184,8 @@ class Attempt:
             if isinstance(stands, Exception):
                 raise stands
             self._may_be_remembered = False
-        _warn_of_failed(counted)
         self._stands = bool(stands)
-        if not self._stands:
-            cause = "it took too long: it was swept, or a repeat has overtaken it"
-            raise unavailable("storage_unavailable", cause)
+        return counted
 
     def _undo(self, error: BaseException) -> None:
         """Take back the object, the name and the lock, as far as the servers can be reached."""

@@ -107,6 +107,17 @@ def unavailable(code: str, cause: str, *, retry_after: int = 5) -> ApiError:
     )
 
 
+def perhaps_stored(cause: str, *, retry_after: int = 5) -> ApiError:
+    """The 503 ``redis_unavailable`` for an upload that may stand: only a repeat can tell."""
+    return ApiError(
+        "redis_unavailable",
+        "The service cannot say whether the picture was stored. Send it again in"
+        f" {retry_after} seconds, with the same Idempotency-Key: it is stored once at most.",
+        headers={"Retry-After": str(retry_after)},
+        cause=cause,
+    )
+
+
 # OpenSSL's X509_V_ERR_* codes. All others are about the authority that signed.
 _CERTIFICATES = {9: "not valid yet", 10: "expired", 62: "for another host name",
                  64: "for another address"}  # fmt: skip

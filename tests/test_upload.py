@@ -517,7 +517,10 @@ def test_a_redis_that_dies_before_the_answer_is_503_and_deletes_the_object(
 def test_a_result_whose_confirmation_by_redis_was_lost_answers_a_repeat(client, redis, store):
     redis.lost = DECISION
     again = {"Idempotency-Key": "k1"}
-    assert_problem(send(client, PNG, headers=again), 503, "redis_unavailable")
+    lost = send(client, PNG, headers=again)
+    assert_problem(lost, 503, "redis_unavailable")
+    assert "Nothing was stored" not in lost.json["detail"]
+    assert "with the same Idempotency-Key" in lost.json["detail"]
     answer = send(client, PNG, headers=again)
     assert answer.headers["Idempotency-Replayed"] == "true"
     assert list(store.objects) == [answer.json["data"]["key"]]
@@ -527,7 +530,9 @@ def test_without_an_idempotency_key_an_upload_of_lost_confirmation_leaves_nothin
     client, redis, store
 ):
     redis.lost = DECISION
-    assert_problem(send(client, PNG), 503, "redis_unavailable")
+    lost = send(client, PNG)
+    assert_problem(lost, 503, "redis_unavailable")
+    assert "Nothing was stored" in lost.json["detail"]
     assert store.objects == {}
     assert [key.partition(b":")[0] for key in under_way(redis)] == [b"sweeping"]
 
