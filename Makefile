@@ -42,8 +42,8 @@ clean:  ## remove .venv and the data of make run
 	rm -rf $(VENV) var
 
 bench: $(READY)  ## measure the cost of uploads; takes a quarter of an hour
-	$(BIN)/python bench/uploads.py $(BENCH)
-	$(BIN)/python bench/situations.py
+	$(BIN)/python -m bench.uploads $(BENCH)
+	$(BIN)/python -m bench.situations
 
 soak: $(READY)  ## upload for ten minutes: memory, leaks, counters
-	$(BIN)/python bench/soak.py $(SOAK)
+	$(BIN)/python -m bench.soak $(SOAK)

@@ -1,6 +1,6 @@
 """How a hostile key affects another one: the latency of the other alone, and under each attack.
 
-    python bench/hostile.py [--seconds 20] [--only GIF]
+    python -m bench.hostile [--seconds 20] [--only GIF]
 
 A victim uploads a photo of 40 kB twice a second. The hostile key has the default rate and sends
 the 60 uploads of a minute at once. tests/system/attacks.py has the attacks.
@@ -9,18 +9,14 @@ the 60 uploads of a minute at once. tests/system/attacks.py has the attacks.
 import argparse
 import secrets
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
-
-import photos  # noqa: E402
-from uploads import Stack, Web, body, tally  # noqa: E402
-
-from tests.system.attacks import FILES, at_once, largest, silent  # noqa: E402
+from bench import photos
+from bench.uploads import Stack, Web, body, tally
+from tests.system.attacks import FILES, at_once, largest, silent
 
 
 def main():

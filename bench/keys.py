@@ -1,6 +1,6 @@
 """A million keys in one Redis: the time of a look-up, and of the commands of ``flask keys``.
 
-    .venv/bin/python bench/keys.py [RECORDS]    (default 1,000,000)
+    python -m bench.keys [RECORDS]    (default 1,000,000)
 
 Starts a Valkey that writes nothing to the disk, and ends it.
 """
@@ -17,14 +17,12 @@ from pathlib import Path
 
 import redis
 
+from app.config import Rate
+from app.errors import ApiError
+from app.records.keys import KeyStore
+from deploy.local import servers
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "local")]
-
-import servers  # noqa: E402
-
-from app.config import Rate  # noqa: E402
-from app.errors import ApiError  # noqa: E402
-from app.records.keys import KeyStore  # noqa: E402
 
 LOOK_UPS = 5000
 BATCH = 5000  # records in one pipeline, which redis-py keeps in memory

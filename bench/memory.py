@@ -9,18 +9,14 @@ Prints the peak of memory, the statuses, and whether a worker was killed: with o
 import argparse
 import re
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "deploy/local")]
-
-import servers  # noqa: E402
-
-from tests.image import corpus  # noqa: E402
-from tests.pictures import encode, photo  # noqa: E402
-from tests.system.limits import Group  # noqa: E402
-from tests.system.stack import (  # noqa: E402
+from deploy.local import servers
+from tests.image import corpus
+from tests.pictures import encode, photo
+from tests.system.limits import Group
+from tests.system.stack import (
     SeaweedFS,
     Service,
     Valkey,

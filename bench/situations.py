@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-import photos
-from uploads import Stack, Web, body, load, measure, medians, send, servers
+from bench import photos
+from bench.uploads import Stack, Web, body, load, measure, medians, send, servers
 
 MIB = 1 << 20
 

@@ -1,6 +1,6 @@
 """How slow clients affect a normal one, straight to gunicorn and through nginx.
 
-    python bench/slow_clients.py [--seconds 30] [--check structure]
+    python -m bench.slow_clients [--seconds 30] [--check structure]
 
 A normal client uploads 100 kB every half second, alone and beside clients that send their bodies
 slowly. The table has its latency, the statuses of all, and the memory (PSS) of the service.
@@ -11,7 +11,6 @@ import asyncio
 import multiprocessing
 import ssl
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,12 +18,9 @@ from pathlib import Path
 
 import urllib3
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1])]
-
-import photos  # noqa: E402
-from uploads import KEY, Stack, Web, tally  # noqa: E402
-
-from tests.system.nginx import Nginx  # noqa: E402
+from bench import photos
+from bench.uploads import KEY, Stack, Web, tally
+from tests.system.nginx import Nginx
 
 SITUATIONS = ((0, 0), (200, 1_000), (1_000, 1_000), (200, 20_000))
 """Numbers of slow clients, and the bytes that each sends in a second."""

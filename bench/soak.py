@@ -8,7 +8,6 @@ import argparse
 import hashlib
 import multiprocessing
 import random
-import sys
 import tempfile
 import threading
 import time
@@ -17,11 +16,9 @@ from pathlib import Path
 
 import redis
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import photos
-from slow_clients import drip_all
-from uploads import KEY, Stack, Web, body, send
+from bench import photos
+from bench.slow_clients import drip_all
+from bench.uploads import KEY, Stack, Web, body, send
 
 CLIENTS = 4
 SLOW = 100

@@ -24,11 +24,10 @@ import redis
 import urllib3
 from minio import Minio
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "deploy" / "local"), str(ROOT / "bench")]
+from bench import photos
+from deploy.local import servers
 
-import photos  # noqa: E402
-import servers  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 CONNECTIONS = 8
 # minio-py alone; bench/flask_app.py with each CHECK; the service with each IMAGE_CHECK.
@@ -139,7 +138,7 @@ class Direct:
     """minio-py alone, in another process, which reads what to measure from its standard input."""
 
     def __init__(self, stack):
-        command = [sys.executable, __file__, "--direct"]
+        command = [sys.executable, "-m", "bench.uploads", "--direct"]
         environ = os.environ | stack.settings
         self.process = subprocess.Popen(
             command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

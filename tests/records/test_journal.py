@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import redis as redis_library
-import servers
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from app.errors import ApiError
 from app.records import journal
 from app.records.journal import Entry, Result
+from deploy.local import servers
 from tests.fakes import FakeRedis
 
 

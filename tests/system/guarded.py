@@ -4,8 +4,8 @@ import hashlib
 import secrets
 
 import redis
-import servers
 
+from deploy.local import servers
 from tests.system.stack import ROOT, Process, redis_command, wait_until
 
 CONFIG = ROOT / "deploy" / "redis" / "uploader.conf"

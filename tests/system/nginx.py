@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import urllib3
-from servers import free_port
 
+from deploy.local.servers import free_port
 from tests.system.stack import ROOT, Process, upload, wait_until
 
 SITE = ROOT / "deploy" / "nginx" / "uploader.conf"

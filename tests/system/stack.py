@@ -18,9 +18,10 @@ from pathlib import Path
 import boto3
 import pytest
 import redis as redis_library
-import servers
 import urllib3
 from minio import Minio
+
+from deploy.local import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 # No retries: a test must see the first answer. A read takes up to a minute on a busy machine.

@@ -12,8 +12,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import servers
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.nginx import make_certificate
 from tests.system.stack import ROOT, run, wait_until

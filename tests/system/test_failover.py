@@ -2,8 +2,8 @@
 
 import pytest
 import redis
-import servers
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.stack import (
     KINDS,

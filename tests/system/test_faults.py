@@ -6,8 +6,8 @@ Each time the client soon gets a 503, no object stays behind, and the service re
 import time
 
 import pytest
-import servers
 
+from deploy.local import servers
 from tests.pictures import padded, picture
 from tests.system.proxy import Proxy
 from tests.system.stack import Valkey, listed, object_names, outcome, record_name, wait_until

@@ -12,8 +12,8 @@ import termios
 import time
 
 import pytest
-import servers
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.raw import BOUNDARY, form
 from tests.system.stack import (

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 
 import pytest
-import servers
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.stack import ROOT, Valkey, key_id, record_name, wait_until
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
-import servers
 import urllib3
 from minio import Minio
 
+from deploy.local import servers
 from tests.pictures import padded, picture
 from tests.system.stack import HTTP, ROOT, Process, copy_code, run, upload, wait_until
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import servers
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.raw import head
 from tests.system.stack import HTTP, Valkey, key_id, wait_until

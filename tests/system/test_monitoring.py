@@ -6,10 +6,10 @@ import secrets
 import subprocess
 
 import pytest
-import servers
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.stack import HTTP, ROOT, Valkey, record_name
 

@@ -9,8 +9,8 @@ import threading
 from urllib.parse import quote, quote_plus
 
 import pytest
-from servers import free_port
 
+from deploy.local.servers import free_port
 from tests.pictures import plain
 from tests.system.nginx import Nginx
 from tests.system.raw import head

@@ -4,10 +4,10 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import servers
 import urllib3
 from minio import Minio
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.stack import Process, wait_until
 

@@ -1,7 +1,6 @@
 """Schemathesis compares the running service with its OpenAPI description."""
 
-import servers
-
+from deploy.local import servers
 from tests.system.stack import ROOT, run
 
 EXAMPLES = 100

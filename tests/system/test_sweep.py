@@ -5,9 +5,9 @@ import signal
 import threading
 
 import pytest
-import servers
 import urllib3
 
+from deploy.local import servers
 from tests.pictures import padded, picture
 from tests.system.stack import Valkey, flask, wait_until
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-import servers
 
+from deploy.local import servers
 from tests.system.stack import HTTP, ROOT, run, wait_until
 
 needs_systemd = pytest.mark.needs_program("systemd-analyze")

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import redis
 import trustme
-from servers import free_port
 
+from deploy.local.servers import free_port
 from tests.pictures import picture
 from tests.system.stack import Process, SeaweedFS, doctor, wait_until
 from tests.system.stand_ins import Store

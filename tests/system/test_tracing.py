@@ -7,9 +7,9 @@ from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import servers
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from deploy.local import servers
 from tests.pictures import picture
 from tests.system.proxy import Proxy
 from tests.system.stack import key_id, wait_until

@@ -10,8 +10,8 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import servers
 
+from deploy.local import servers
 from tests.pictures import animated, mpo, padded, picture
 from tests.system.raw import BOUNDARY, form
 from tests.system.stack import HTTP, key_id, run
