@@ -1,6 +1,7 @@
 """The parts of the service in one process: made once, and used by requests and commands."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self, TypeVar, TypeVarTuple, cast
 
@@ -16,25 +17,23 @@ from app.records.client import Redis
 from app.records.keys import ApiKey, KeyStore
 from app.records.usage import Usage
 from app.shares import Shares
-from app.store.bucket import PUTS_AT_ONCE, ImageStore
+from app.store.bucket import ImageStore
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-UPLOADS_OF_A_KEY = PUTS_AT_ONCE // 2
-"""Uploads of one key that a process checks and stores at once: half of the PUTs at once. Further
-uploads of the key wait."""
-
-BYTES_OF_A_KEY = 32 * 1024 * 1024
-"""Bytes of these uploads together, two of the largest: a store that is busy with the files of one
-key writes those of others late."""
+LARGE_FILE = 4 * 1024 * 1024
+SMALL_OF_A_KEY, LARGE_OF_A_KEY = 4, 2
+"""Uploads of one key that a process checks and stores at once: two of PUTS_AT_ONCE stay for others.
+A store that is busy with the large files of one key writes those of others late, so these are few,
+and the small files of the key do not wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """The parts that requests and commands work with.
 
-    ``decoding`` shares out pixels in decode, ``at_work`` bytes of uploads, ``turns`` processor
+    ``decoding`` shares out pixels in decode, ``at_work`` uploads, ``turns`` processor
     threads.
     """
 
@@ -49,6 +48,15 @@ class Service:
     decoding: Shares
     at_work: Shares
     turns: Shares
+
+    def turn(self, key: str, size: int, until: float) -> AbstractContextManager[None]:
+        """The turn of an upload of ``size`` bytes, waited for up to ``until``.
+
+        Raises the 429 ``too_many_at_once``. Small and large files of a key have a queue each.
+        """
+        if size < LARGE_FILE:
+            return self.at_work.taken(f"{key} small", until=until)
+        return self.at_work.taken(f"{key} large", SMALL_OF_A_KEY / LARGE_OF_A_KEY, until)
 
     def inspect(
         self, image: memoryview, sha256: str, api_key: ApiKey, deadline: float

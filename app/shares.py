@@ -32,7 +32,7 @@ class Shares:
     larger one has waited for ``patience`` seconds.
     """
 
-    def __init__(self, what: str, *, total: float, share: float, patience: float = 1.0) -> None:
+    def __init__(self, what: str, *, total: float, share: float, patience: float = 3.0) -> None:
         self._what, self._total, self._share = what, total, min(share, total)
         self._patience = patience
         self._lock = threading.Lock()

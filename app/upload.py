@@ -20,7 +20,7 @@ from app.intake.multipart import Form
 from app.ops.tracing import stage
 from app.records.journal import Result
 from app.records.keys import ApiKey
-from app.service import BYTES_OF_A_KEY, UPLOADS_OF_A_KEY, Service
+from app.service import Service
 from app.store.bucket import StoredObject, encode_filename
 from app.web import headers
 
@@ -98,10 +98,9 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
     seconds = service.config.upload_timeout
     deadline = time.monotonic() + seconds
     with form:
-        g.image_size = size = len(form.image)
-        amount = max(size, BYTES_OF_A_KEY / UPLOADS_OF_A_KEY)
+        g.image_size = len(form.image)
         # Waits for half of the time at most: the other half is for the work itself.
-        with service.at_work.taken(api_key.id, amount, until=deadline - seconds / 2):
+        with service.turn(api_key.id, len(form.image), until=deadline - seconds / 2):
             yield form, deadline
 
 

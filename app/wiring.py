@@ -14,7 +14,7 @@ from app.ops import doctor, health, keys, logs, memory, tracing, uploads
 from app.records.client import Redis, connect
 from app.records.keys import KeyStore
 from app.records.usage import Usage
-from app.service import BYTES_OF_A_KEY, Service
+from app.service import SMALL_OF_A_KEY, Service
 from app.shares import Shares
 from app.store.bucket import ImageStore
 from app.web import cors, pages, problems, proxies
@@ -86,7 +86,7 @@ def _service(config: Config, redis: Redis, store: ImageStore) -> Service:
         pool=BufferPool(fits.bodies),
         decoding=decoding,
         # No total: the buffers and the PUTs at once bound the uploads of all keys together.
-        at_work=Shares("bytes at work", total=math.inf, share=BYTES_OF_A_KEY),
+        at_work=Shares("uploads at work", total=math.inf, share=SMALL_OF_A_KEY),
         # One thread is always left for other keys.
         turns=Shares("processor turns", total=processors.threads, share=processors.threads - 1),
         processors=processors,

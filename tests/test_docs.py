@@ -17,7 +17,7 @@ from app.intake.connection import (
 from app.intake.input import MOST_CHUNKS
 from app.ops.memory import WHOLE
 from app.records.client import CALL_SECONDS, CALLS_AT_ONCE
-from app.service import BYTES_OF_A_KEY, UPLOADS_OF_A_KEY
+from app.service import LARGE_FILE, LARGE_OF_A_KEY, SMALL_OF_A_KEY
 from app.store.bucket import PUTS_AT_ONCE
 from app.store.client import CHECK_SECONDS
 from app.wiring import create_app
@@ -128,7 +128,7 @@ def test_every_command_that_a_page_names_exists(page):
 
 KIB, MIB = 2**10, 2**20
 DEFAULTS = Config()
-OF_A_KEY = f"{UPLOADS_OF_A_KEY}, of {BYTES_OF_A_KEY // MIB} MiB together"
+OF_A_KEY = f"{LARGE_OF_A_KEY} of {LARGE_FILE // MIB} MiB or more, {SMALL_OF_A_KEY} smaller"
 BOUNDS = {
     "the head of a request": f"{HEAD_BYTES // KIB} KiB, {HEAD_SECONDS:.0f} s",
     "the bytes of all bodies": f"{WHOLE.bodies // MIB} MiB * | waits {ROOM_SECONDS:.0f} s",

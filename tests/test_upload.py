@@ -238,7 +238,7 @@ def test_too_many_pixels_are_refused_with_the_limit(redis, store):
 def test_a_key_that_waits_for_its_large_files_is_429_and_its_small_ones_pass(redis, store):
     redis.hset(RECORD, mapping={"roles": "uploader"})
     app = create_app(Config(upload_timeout=3, log_format="json"), redis=redis, store=store)
-    with app.extensions["uploader"].at_work.taken(ID, 20 * 1024 * 1024):
+    with app.extensions["uploader"].at_work.taken(f"{ID} large", 4):
         answer = send(app.test_client(), padded("PNG", 15 * 1024 * 1024))
         assert_problem(answer, 429, "too_many_at_once")
         assert send(app.test_client(), PNG).status_code == 200
