@@ -44,7 +44,10 @@ class Stack:
         servers.write_identities(directory / "identities.json", self.access, self.secret)
         commands = (
             servers.valkey(directory / "valkey", self.redis_port, "--save", ""),
-            servers.seaweedfs(directory / "weed", self.s3_port, directory / "identities.json"),
+            servers.seaweedfs(
+                *(directory / "weed", self.s3_port, directory / "identities.json"),
+                "-volume.max=1000",  # the usual 100, of 128 MB, were full after 12 GB of a soak
+            ),
         )
         log = (directory / "log").open("wb")
         self.processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
