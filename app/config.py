@@ -424,7 +424,7 @@ def _contradictions(config: Config, environ: Mapping[str, str]) -> Iterator[str]
             "S3_ACCESS_KEY, S3_SECRET_KEY: only one of them is set; set both,"
             " for example S3_ACCESS_KEY=uploader S3_SECRET_KEY=..., or neither"
         )
-    if config.redis_tls_verify == "certificate" and not environ.get("REDIS_CA_CERTS"):
+    if config.redis_tls_verify == "certificate" and config.redis_ca_certs is None:
         yield (
             "REDIS_TLS_VERIFY: certificate needs REDIS_CA_CERTS,"
             " for example REDIS_CA_CERTS=/etc/ssl/redis.pem"

@@ -73,6 +73,7 @@ def test_only_a_setting_switches_off_the_check_of_the_certificate_of_redis(value
 
 def test_a_pinned_certificate_needs_the_file_of_a_certificate():
     assert "REDIS_CA_CERTS" in mistakes(REDIS_TLS_VERIFY="certificate")
+    assert "REDIS_CA_CERTS" in mistakes(REDIS_TLS_VERIFY="certificate", REDIS_CA_CERTS=" ")
 
 
 def test_an_empty_variable_counts_as_unset():
