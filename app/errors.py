@@ -83,12 +83,12 @@ class ApiError(Exception):
 
 def too_many_at_once(cause: str, *, retry_after: int = 5) -> ApiError:
     """The 429 for a key that has its whole share already; ``cause`` goes to the log."""
-    return ApiError(
+    return _later(
         "too_many_at_once",
         "This API key has more uploads under way than its share of the service. Nothing was stored."
         f" Try again in {retry_after} seconds, with fewer at once.",
-        headers={"Retry-After": str(retry_after)},
-        cause=cause,
+        cause,
+        retry_after,
     )
 
 
@@ -99,23 +99,24 @@ def unavailable(code: str, cause: str, *, retry_after: int = 5) -> ApiError:
         "storage_unavailable": "The service cannot store images right now. Nothing was stored.",
         "overloaded": "The service is handling as many uploads as it can. Nothing was stored.",
     }
-    return ApiError(
-        code,
-        f"{details[code]} Try again in {retry_after} seconds.",
-        headers={"Retry-After": str(retry_after)},
-        cause=cause,
-    )
+    return _later(code, f"{details[code]} Try again in {retry_after} seconds.", cause, retry_after)
 
 
 def perhaps_stored(cause: str, *, retry_after: int = 5) -> ApiError:
     """The 503 ``redis_unavailable`` for an upload that may stand: only a repeat can tell."""
-    return ApiError(
+    return _later(
         "redis_unavailable",
         "The service cannot say whether the picture was stored. Send it again in"
         f" {retry_after} seconds, with the same Idempotency-Key: it is stored once at most.",
-        headers={"Retry-After": str(retry_after)},
-        cause=cause,
+        cause,
+        retry_after,
     )
+
+
+def _later(code: str, detail: str, cause: str, retry_after: int) -> ApiError:
+    """An error that carries ``Retry-After``, in seconds."""
+    headers = {"Retry-After": str(retry_after)}
+    return ApiError(code, detail, headers=headers, cause=cause)
 
 
 # OpenSSL's X509_V_ERR_* codes. All others are about the authority that signed.

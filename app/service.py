@@ -49,10 +49,11 @@ class Service:
     at_work: Shares
     turns: Shares
 
-    def turn(self, key: str, size: int, until: float) -> AbstractContextManager[None]:
+    def upload_turn(self, key: str, size: int, until: float) -> AbstractContextManager[None]:
         """The turn of an upload of ``size`` bytes, waited for up to ``until``.
 
-        Raises the 429 ``too_many_at_once``. Small and large files of a key have a queue each.
+        Raises the 429 ``too_many_at_once``. Small and large files of a key have a queue each, and
+        a large one counts as several small ones.
         """
         if size < LARGE_FILE:
             return self.at_work.taken(f"{key} small", until=until)

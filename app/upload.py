@@ -100,7 +100,7 @@ def _receive(service: Service, api_key: ApiKey, attempt: Attempt) -> Iterator[tu
     with form:
         g.image_size = len(form.image)
         # Waits for half of the time at most: the other half is for the work itself.
-        with service.turn(api_key.id, len(form.image), until=deadline - seconds / 2):
+        with service.upload_turn(api_key.id, len(form.image), until=deadline - seconds / 2):
             yield form, deadline
 
 
