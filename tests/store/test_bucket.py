@@ -12,7 +12,7 @@ from app.config import Config
 from app.errors import ApiError
 from app.store.breaker import Breaker
 from app.store.bucket import ImageStore, OutcomeUnknown, StoredObject, encode_filename
-from tests.system.stand_ins import LoginPage, Store, s3_error
+from tests.system.stand_ins import LoginPage, Slowly, Store, s3_error
 
 
 def image(data=b"a picture"):
@@ -307,23 +307,11 @@ def test_a_rehearsal_that_cannot_delete_says_so_and_hides_what_it_wrote(server):
 
 @pytest.mark.thorough
 def test_eight_puts_at_once_and_the_ninth_waits_for_its_turn(server):
-    at_once, most, lock = 0, 0, threading.Lock()
-
-    def slowly(method, *_):
-        nonlocal at_once, most
-        if method == "PUT":
-            with lock:
-                at_once += 1
-                most = max(most, at_once)
-            time.sleep(0.2)
-            with lock:
-                at_once -= 1
-
-    server.refuse = slowly
+    server.refuse = Slowly(0.2, "PUT")
     store = connected(server)
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(lambda _: store.put(image(), soon()), range(20)))
-    assert most == 8
+    assert server.refuse.most == 8
 
 
 def test_a_put_whose_turn_does_not_come_in_time_is_overloaded(server):

@@ -14,7 +14,7 @@ from app.config import Config
 from app.store.causes import StoreError
 from app.store.client import Client
 from tests.system.proxy import Proxy
-from tests.system.stand_ins import Store, s3_error
+from tests.system.stand_ins import Slowly, Store, s3_error
 
 
 @pytest.fixture
@@ -114,21 +114,10 @@ def test_a_request_without_credentials_returns_any_answer(server, client):
 
 def test_small_requests_wait_for_each_other_and_none_is_lost(server, client):
     """Each failed upload sends small requests: a thousand of them need few connections."""
-    at_once, most, lock = 0, 0, threading.Lock()
-
-    def slowly(*_):
-        nonlocal at_once, most
-        with lock:
-            at_once += 1
-            most = max(most, at_once)
-        time.sleep(0.02)
-        with lock:
-            at_once -= 1
-
-    server.refuse = slowly
+    server.refuse = Slowly(0.02, "HEAD")
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(lambda _: client.find_bucket(), range(20)))
-    assert most == 2
+    assert server.refuse.most == 2
 
 
 @pytest.mark.thorough

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import time
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -198,6 +199,24 @@ class MetadataService(StandIn):
             "Expiration": end.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         return 200, {"Content-Type": "application/json"}, json.dumps(said).encode()
+
+
+class Slowly:
+    """For ``Store.refuse``: delay requests of these methods, and count how many come at once."""
+
+    def __init__(self, seconds, *methods):
+        self.most = 0
+        self._seconds, self._methods = seconds, methods
+        self._now, self._lock = 0, threading.Lock()
+
+    def __call__(self, method, *_):
+        if method in self._methods:
+            with self._lock:
+                self._now += 1
+                self.most = max(self.most, self._now)
+            time.sleep(self._seconds)
+            with self._lock:
+                self._now -= 1
 
 
 def only(*access_keys):
